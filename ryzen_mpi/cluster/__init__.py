@@ -1,0 +1,1 @@
+"""Where the ranks are: world, topology, binding, network. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""torch.distributed out of a communicator."""

@@ -1,0 +1,112 @@
+"""Which cores each rank of a node runs on: a pure plan, then the act.
+
+What the launcher bound stays bound. Where it did not bind, or bound several ranks to the same set (`--map-by numa
+--bind-to numa`), the set is divided: every rank gets cores of one NUMA domain, all ranks the same number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .topology import Topology
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One rank's place.
+
+    Attributes:
+        cpus: logical CPUs the rank runs on.
+        domain: its NUMA domain, or None where it spans several.
+        threads: threads the rank should compute with (its physical cores).
+        shared: other ranks of the node use the same cores.
+        reason: who decided.
+    """
+
+    cpus: tuple[int, ...]
+    domain: int | None
+    threads: int
+    shared: bool
+    reason: str
+
+
+def plan(masks: Sequence[Sequence[int]], topology: Topology, bind: str = "auto") -> list[Binding]:
+    """The binding of every rank of a node, in order of local rank. Pure.
+
+    Args:
+        masks: the affinity each local rank was started with (logical CPUs).
+        topology: of all CPUs in any mask.
+        bind: `auto`, or `none` to leave every rank as it was started.
+    """
+    groups: dict[frozenset[int], list[int]] = {}
+    for local_rank, mask in enumerate(masks):
+        groups.setdefault(frozenset(mask), []).append(local_rank)
+    chosen: dict[int, tuple[list[int], str]] = {}
+    for mask, ranks in groups.items():
+        cores = [i for i, core in enumerate(topology.cores) if mask & set(core)]
+        bound = len(cores) < len(topology.cores) or len(topology.cores) == 1
+        if bind == "none":
+            parts, reason = [cores] * len(ranks), "as started (hardware.bind=none)"
+        elif bound and len(ranks) == 1:
+            parts, reason = [cores], "launcher"
+        else:
+            parts = _divide(cores, topology, len(ranks))
+            reason = "launcher's set, divided" if bound else "ryzen_mpi: the launcher did not bind"
+        for rank, part in zip(ranks, parts, strict=True):
+            chosen[rank] = (part, reason)
+    return [_binding(rank, chosen, masks[rank], topology) for rank in range(len(masks))]
+
+
+def _divide(cores: list[int], topology: Topology, ranks: int) -> list[list[int]]:
+    """`cores` divided among `ranks`: blocks of ranks to NUMA domains, equal shares within each."""
+    domains = [[c for c in members if c in set(cores)] for members in topology.domains.values()]
+    domains = [members for members in domains if members]
+    place = [rank * len(domains) // ranks if ranks >= len(domains) else rank for rank in range(ranks)]
+    share = min(max(1, len(domains[d]) // place.count(d)) for d in set(place))
+    parts = []
+    for rank, d in enumerate(place):
+        index = place[:rank].count(d)
+        members = domains[d]
+        if place.count(d) <= len(members):
+            parts.append(members[index * share : (index + 1) * share])
+        else:
+            parts.append([members[index % len(members)]])
+    return parts
+
+
+def _binding(
+    rank: int, chosen: dict[int, tuple[list[int], str]], mask: Sequence[int], topology: Topology
+) -> Binding:
+    cores, reason = chosen[rank]
+    cpus = tuple(sorted(set(mask) & {cpu for core in cores for cpu in topology.cores[core]}))
+    domains = topology.domain_of(cpus)
+    shared = any(set(cores) & set(other) for r, (other, _) in chosen.items() if r != rank)
+    return Binding(cpus, domains.pop() if len(domains) == 1 else None, max(1, len(cores)), shared, reason)
+
+
+def apply(binding: Binding) -> None:
+    """Moves this process, with the threads it already has, to `binding.cpus`. Local."""
+    for task in Path("/proc/self/task").iterdir():  # MPI and BLAS started threads before us
+        try:
+            os.sched_setaffinity(int(task.name), binding.cpus)
+        except ProcessLookupError:
+            continue
+
+
+def warnings(bindings: Sequence[Binding], topology: Topology) -> list[str]:
+    """What a person should know about the plan of one node, most important first. Pure."""
+    found = []
+    if any(b.shared for b in bindings):
+        found.append(f"{len(bindings)} ranks share {len(topology.cores)} cores: they slow each other down; "
+                     f"figures of this run say nothing about scaling")  # fmt: skip
+    spanning = [rank for rank, b in enumerate(bindings) if b.domain is None]
+    if spanning:
+        found.append(f"local ranks {spanning} span several NUMA domains: start with --map-by numa")
+    used = {cpu for b in bindings for cpu in b.cpus}
+    idle = sum(1 for core in topology.cores if not used & set(core))
+    if idle:
+        found.append(f"{idle} of {len(topology.cores)} cores are idle: more ranks a node would use them")
+    return found

@@ -1,0 +1,93 @@
+"""How ranks tell one another small facts before torch.distributed is up.
+
+One protocol, three ways: over the communicator, over torchrun's store, or not at all. Values are JSON, never pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Exchange(Protocol):
+    """All ranks must call the same methods in the same order."""
+
+    def allgather(self, value: Any) -> list[Any]:
+        """Every rank's `value` (JSON-able), in rank order."""
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's `value` on every rank."""
+
+    def abort(self, code: int) -> None:
+        """Ends the whole job at once. Local: any rank may call it; does not return under MPI."""
+
+    def close(self) -> None:
+        """Leaves the job in order."""
+
+
+class Alone:
+    """A world of one."""
+
+    def allgather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+    def abort(self, code: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class MpiExchange:
+    """Over an mpi4py communicator."""
+
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm
+
+    def allgather(self, value: Any) -> list[Any]:
+        mine = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+        counts = np.empty(self.comm.size, dtype=np.int64)
+        self.comm.Allgather(np.array([mine.size], dtype=np.int64), counts)
+        everyone = np.empty(int(counts.sum()), dtype=np.uint8)
+        self.comm.Allgatherv(mine, (everyone, counts))
+        parts = np.split(everyone, np.cumsum(counts)[:-1])
+        return [json.loads(part.tobytes()) for part in parts]
+
+    def broadcast(self, value: Any) -> Any:
+        return self.allgather(value if self.comm.rank == 0 else None)[0]
+
+    def abort(self, code: int) -> None:
+        self.comm.Abort(code)
+
+    def close(self) -> None:
+        from mpi4py import MPI
+
+        if not MPI.Is_finalized():
+            self.comm.Barrier()  # a rank that finalises early makes Open MPI report the others
+            MPI.Finalize()
+
+
+class StoreExchange:
+    """Over the key-value store that torchrun's agent serves."""
+
+    def __init__(self, store: Any, rank: int, size: int) -> None:
+        self.store, self.rank, self.size, self._round = store, rank, size, 0
+
+    def allgather(self, value: Any) -> list[Any]:
+        self._round += 1
+        self.store.set(f"ryzen_mpi/{self._round}/{self.rank}", json.dumps(value))
+        return [json.loads(self.store.get(f"ryzen_mpi/{self._round}/{rank}")) for rank in range(self.size)]
+
+    def broadcast(self, value: Any) -> Any:
+        return self.allgather(value if self.rank == 0 else None)[0]
+
+    def abort(self, code: int) -> None:
+        pass  # torchrun ends the other ranks when one of its children ends with an error
+
+    def close(self) -> None:
+        pass

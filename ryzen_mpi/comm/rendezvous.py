@@ -1,0 +1,128 @@
+"""torch.distributed out of the world: rank 0 opens the store, everyone learns where, the process group comes up.
+
+No port is guessed, so no two jobs on a node race for one: rank 0 listens on a port the kernel chose and tells the
+others over the start-up exchange.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from ..cluster import network
+from ..cluster.world import World
+from ..config import Distributed
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Group:
+    """What came up: the backend, the interface it talks over, and where the store listens."""
+
+    backend: str
+    interface: network.Interface
+    store_address: str
+    timeout_s: float
+
+
+def available_backends() -> dict[str, str]:
+    """Backends that can train here, with the reason. Local."""
+    found = {}
+    if dist.is_gloo_available():
+        found["gloo"] = "part of this PyTorch"
+    if dist.is_mpi_available():
+        found["mpi"] = "this PyTorch is built with MPI"
+    if dist.is_nccl_available() and torch.cuda.is_available():
+        found["nccl"] = "CUDA is present"
+    return found
+
+
+@contextmanager
+def process_group(world: World, settings: Distributed) -> Iterator[Group]:
+    """The default process group over all ranks of `world`, for as long as the block lasts.
+
+    Collective: all ranks enter. Raises UserError where the backend, the interface or the address cannot be had.
+    """
+    check_backend(settings.backend)
+    interface = choose_interface(world, settings)
+    # Gloo resolves the host's name unless told the interface, and clusters map that name to anything
+    os.environ["GLOO_SOCKET_IFNAME"] = interface.name
+    store, address = _open_store(world, settings, interface)
+    timeout = timedelta(seconds=settings.timeout_s)
+    dist.init_process_group(
+        settings.backend, store=dist.PrefixStore("ryzen_mpi", store), rank=world.rank, world_size=world.size,
+        timeout=timeout,
+    )  # fmt: skip
+    try:
+        yield Group(settings.backend, interface, address, settings.timeout_s)
+    finally:
+        dist.destroy_process_group()
+
+
+def check_backend(backend: str) -> None:
+    """Raises UserError naming what is available where `backend` is not. Local."""
+    available = available_backends()
+    if backend not in available:
+        listed = "; ".join(f"{name} ({reason})" for name, reason in available.items()) or "none"
+        raise UserError(f"distributed.backend={backend} is not available here", f"available: {listed}")
+
+
+def choose_interface(world: World, settings: Distributed) -> network.Interface:
+    """The interface of this rank. Collective. Raises UserError, on every rank alike, where there is none."""
+    everyone = world.exchange.allgather(network.local_interfaces())
+    wanted = network.wanted_interface(settings.interface)
+    try:
+        answer, failure = network.choose(everyone, world.rank, world.nodes, wanted), None
+    except UserError as error:
+        answer, failure = None, [error.message, error.hint]
+    # decided together: a rank that left alone would leave the others waiting in the store
+    failed = next((item for item in world.exchange.allgather(failure) if item is not None), None)
+    if failed is not None:
+        raise UserError(*failed)
+    return answer
+
+
+def _open_store(world: World, settings: Distributed, interface: network.Interface) -> tuple[dist.TCPStore, str]:
+    host, port = _requested_address(settings)
+    listener, problem = None, None
+    if world.is_leader:
+        host = host or interface.address
+        try:
+            listener = socket.create_server((host, port), backlog=1024)
+        except OSError as error:
+            problem = f"the store can't listen on {host}:{port}: {error.strerror}"
+        else:
+            port = listener.getsockname()[1]
+    host, port, problem = world.exchange.broadcast([host, port, problem])
+    if problem:
+        raise UserError(problem, "distributed.master_port=0 lets the kernel choose a free port of the shared interface")
+    timeout = timedelta(seconds=max(60.0, settings.timeout_s))  # ranks of a busy node arrive far apart
+    if listener is not None:
+        # our own listener, because a TCPStore left to itself listens on every interface of the host
+        store = dist.TCPStore(host, port, world.size, is_master=True, timeout=timeout, wait_for_workers=False,
+                              master_listen_fd=listener.detach())  # fmt: skip
+    else:
+        store = dist.TCPStore(host, port, world.size, is_master=False, timeout=timeout, wait_for_workers=False)
+    return store, f"{host}:{port}"
+
+
+def _requested_address(settings: Distributed) -> tuple[str | None, int]:
+    """Host and port a person asked for; None and 0 where the choice is ours."""
+    if settings.init_method.startswith("tcp://"):
+        host, _, port = settings.init_method.removeprefix("tcp://").rpartition(":")
+        return host, int(port)
+    if settings.init_method == "env://":
+        host = settings.master_addr or os.environ.get("MASTER_ADDR")
+        port = settings.master_port or os.environ.get("MASTER_PORT", "")
+        if not host or not str(port).isdigit():
+            raise UserError("distributed.init_method=env:// needs MASTER_ADDR and MASTER_PORT",
+                            "distributed.init_method=auto needs neither")
+        return host, int(port)
+    return settings.master_addr, settings.master_port

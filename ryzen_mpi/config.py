@@ -1,0 +1,171 @@
+"""All settings as typed models; where they come from is `settings.py`.
+
+The keys are those of the documents behind the project. A model refuses unknown keys, wrong types and combinations that
+cannot work; `settings.load_settings` turns a refusal into one readable error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else
+                                                   tuple(value) if isinstance(value, list) else value)]
+
+
+class Section(BaseModel):
+    """A section: unknown keys are refused, values are never changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+class Distributed(Section):
+    """How the ranks find and talk to one another."""
+
+    backend: Literal["gloo", "mpi", "nccl"] = "gloo"
+    """Process-group backend; one that is not available is refused at start with those that are."""
+    init_method: Annotated[str, Field(pattern=r"^(auto|env://|tcp://[^\s/]+:\d+)$")] = "auto"
+    """`auto`: rank 0 opens the store and tells the others over MPI. `env://` and `tcp://HOST:PORT` as in PyTorch."""
+    master_addr: str | None = None
+    """Address the store listens on; chosen from the shared interface when absent."""
+    master_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the store; 0 lets the kernel choose a free one."""
+    interface: str | None = None
+    """Network interface for the collectives; chosen and shown when absent."""
+    timeout_s: PositiveFloat = 15.0
+    """A collective that does not end in this time ends the job with an error."""
+    min_processes: Positive = 1
+    """Fewer processes than this are refused."""
+
+
+class Training(Section):
+    """What a step is, how many there are, and what is kept of them."""
+
+    batch_size: Positive = 16
+    """Sequences in one micro-batch of one rank."""
+    gradient_accumulation_steps: Positive = 1
+    """Micro-batches a rank and step; ignored where `global_batch` is given."""
+    global_batch: Positive | None = None
+    """Sequences in a step over all ranks; default batch_size x gradient_accumulation_steps x ranks."""
+    learning_rate: PositiveFloat = 1e-3
+    min_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate at the end of the cosine, as a share of `learning_rate`."""
+    warmup_steps: NonNegative = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    weight_decay: NonNegativeFloat = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    clip_norm: NonNegativeFloat = 1.0
+    """Largest global L2 norm of the gradient; 0 leaves it as it is."""
+    total_epochs: Positive = 1
+    max_steps: Positive | None = None
+    """Ends after this many steps, however many epochs are left; the schedule is fitted to it."""
+    save_interval: Positive = 500
+    log_interval: Positive = 50
+    eval_interval: Positive = 500
+    eval_samples: Positive = 256
+    """Held-out sequences an evaluation looks at (fewer where the source has fewer)."""
+    keep_checkpoints: Positive = 3
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1234
+
+
+class Model(Section):
+    """The transformer's shape."""
+
+    vocab_size: Annotated[int, Field(ge=2, le=2**20)] = 256
+    embedding_dim: Positive = 256
+    num_heads: Positive = 4
+    num_layers: Positive = 4
+    feed_forward_dim: Positive = 1024
+    seq_length: Annotated[int, Field(ge=2)] = 128
+    dropout: Fraction = 0.0
+    tied_head: bool = True
+    """The output head shares the token embedding's weights."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Model:
+        if self.embedding_dim % self.num_heads:
+            divisors = [str(n) for n in range(1, self.embedding_dim + 1) if self.embedding_dim % n == 0][:16]
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide embedding_dim={self.embedding_dim}; "
+                f"allowed: {', '.join(divisors)}"
+            )
+        return self
+
+
+class Hardware(Section):
+    """How the machine is used."""
+
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Precision of the computation; weights and moments stay float32 under bfloat16."""
+    gradient_checkpoint: bool = False
+    """Recompute a layer's activations in backward instead of keeping them."""
+    zero_stage: Literal[0, 1, 2] = 0
+    max_seq_length: Annotated[int, Field(ge=2)] | None = None
+    """Positions the model has room for; default `model.seq_length`."""
+    attention: Literal["auto", "batched", "fused"] = "auto"
+    """`batched`: plain batched matmuls; `fused`: PyTorch's; `auto`: the measured faster one for the length."""
+    compile: bool = False
+    """`torch.compile` the model (needs a C++ compiler; cached between runs)."""
+    bind: Literal["auto", "none"] = "auto"
+    """`auto` binds ranks to the cores of a NUMA domain where the launcher did not."""
+    num_threads: Positive | None = None
+    """Threads a rank; default the cores it is bound to."""
+
+
+class Data(Section):
+    """Where the tokens come from."""
+
+    source: Literal["text", "random", "markov"] = "text"
+    paths: Paths = ()
+    """Text files or folders; empty: the source of the Python standard library this runs on."""
+    pattern: str = "*"
+    """Which files of a folder are taken."""
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    """Share of the documents kept out of training."""
+    num_samples: Positive = 320
+    """Samples an epoch of the `random` and `markov` sources."""
+    branching: Annotated[int, Field(ge=2)] = 4
+    """Successors of a state of the `markov` source."""
+
+
+class Settings(Section):
+    """Everything a run depends on; `config.yaml` of the run directory holds it resolved."""
+
+    distributed: Distributed = Distributed()
+    training: Training = Training()
+    model: Model = Model()
+    hardware: Hardware = Hardware()
+    data: Data = Data()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        room = self.hardware.max_seq_length
+        if room is not None and room < self.model.seq_length:
+            raise ValueError(f"hardware.max_seq_length={room} is below model.seq_length={self.model.seq_length}")
+        if self.data.source == "text" and self.model.vocab_size > 65536:
+            raise ValueError(f"model.vocab_size={self.model.vocab_size}: text sources allow at most 65536")
+        if self.data.source == "text" and self.model.vocab_size < 257 - (self.data.tokenizer == "bytes"):
+            raise ValueError(f"model.vocab_size={self.model.vocab_size}: the {self.data.tokenizer} tokenizer needs "
+                             f"at least {257 - (self.data.tokenizer == 'bytes')}")
+        if self.data.source == "markov" and self.data.branching > self.model.vocab_size:
+            raise ValueError(f"data.branching={self.data.branching} exceeds model.vocab_size={self.model.vocab_size}")
+        return self
+
+    @property
+    def max_positions(self) -> int:
+        """Positions the model has room for."""
+        return self.hardware.max_seq_length or self.model.seq_length
+
+    def global_batch(self, ranks: int) -> int:
+        """Sequences in one step over all `ranks`."""
+        training = self.training
+        return training.global_batch or training.batch_size * training.gradient_accumulation_steps * ranks

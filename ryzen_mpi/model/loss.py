@@ -1,0 +1,102 @@
+"""The output head and the cross-entropy in one operation, a chunk of rows at a time.
+
+A vocabulary of 65536 over 4096 tokens would be a gigabyte of float32 logits a sample; here at most `CHUNK_ELEMENTS`
+logits exist at once, and the gradients of the hidden states and of the head are formed while they do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 22
+"""Logits formed at once (16 MiB in float32): smaller chunks make the matmuls of small vocabularies too flat."""
+
+
+def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of softmax(hidden weightᵀ) against `targets`, summed over rows and multiplied by `scale`.
+
+    Args:
+        hidden: [rows, width].
+        weight: [vocabulary, width].
+        targets: [rows], token ids.
+        scale: usually 1 / (tokens of the global batch).
+
+    Returns: the scaled loss (scalar, float32 or wider, in nats) and the number of rows whose target has the largest
+        logit (a tie counts as right; under bfloat16 ties are not rare, so accuracy is measured on held-out text).
+    """
+    return _HeadLoss.apply(hidden, weight, targets, scale)
+
+
+def naive_head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The same by the book, with all logits at once."""
+    logits = F.linear(hidden, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(logits, targets, reduction="sum") * scale
+    right = logits.gather(1, targets[:, None]).squeeze(1) >= logits.amax(1)
+    return loss, right.sum()
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        training = any(ctx.needs_input_grad[:2])
+        d_hidden = torch.empty_like(hidden) if training else None
+        # summed over chunks in full precision: with one chunk there is nothing to sum
+        single = rows >= hidden.shape[0]
+        d_weight = None
+        loss = torch.zeros((), dtype=wide, device=hidden.device)
+        right = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        for start in range(0, hidden.shape[0], rows):
+            h, t = hidden[start : start + rows], targets[start : start + rows, None]
+            logits = torch.mm(h, weight.t())
+            largest = logits.amax(1, keepdim=True)
+            of_target = logits.gather(1, t)
+            right += (of_target >= largest).sum()
+            e = (logits.to(wide) if logits.dtype != wide else logits).sub_(largest).exp_()
+            z = e.sum(1, keepdim=True)
+            loss += (z.log() - (of_target - largest).to(wide)).sum()
+            if training:
+                # d loss / d logits = scale (softmax - one-hot)
+                e.mul_(scale / z).scatter_add_(1, t, torch.full_like(z, -scale))
+                d_logits = e.to(hidden.dtype)
+                torch.mm(d_logits, weight, out=d_hidden[start : start + rows])
+                part = torch.mm(d_logits.t(), h)
+                if single:
+                    d_weight = part
+                else:
+                    d_weight = part.to(wide) if d_weight is None else d_weight.add_(part)
+        if training:
+            ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(right)
+        return loss.mul_(scale), right
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        d_hidden, d_weight = ctx.saved_tensors
+        if grad.item() != 1.0:  # the training step calls backward on the loss itself: nothing to multiply
+            d_hidden, d_weight = d_hidden * grad.to(d_hidden.dtype), d_weight * grad.to(d_weight.dtype)
+        return d_hidden, d_weight, None, None
+
+
+@torch.no_grad()
+def head_score(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy in nats (float64) and exactly counted right predictions, from float32 logits, in chunks.
+
+    Args as for `head_loss`. For held-out text, where figures count more than speed.
+    """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    weight = weight.to(wide)
+    loss = torch.zeros((), dtype=torch.float64)
+    right = torch.zeros((), dtype=torch.int64)
+    for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
+        logits = F.linear(h.to(wide), weight)
+        loss += F.cross_entropy(logits, t, reduction="sum").double()
+        right += (logits.argmax(1) == t).sum()
+    return loss, right

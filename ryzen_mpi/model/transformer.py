@@ -1,0 +1,114 @@
+"""A causal, pre-norm transformer language model (Radford et al. 2019; Xiong et al. 2020 for the norm's place).
+
+Learned positions, no biases, GELU, the head tied to the embedding unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..config import Settings
+from .attention import causal_attention
+from .dropout import SampleDropout
+from .loss import head_loss
+
+Keys = tuple[int, ...] | None
+
+
+class Norm(nn.Module):
+    """Layer normalisation without a bias; a class of its own because `nn.LayerNorm` decomposes slower when compiled."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind a norm and a residual connection."""
+
+    def __init__(self, settings: Settings, index: int) -> None:
+        super().__init__()
+        shape = settings.model
+        width = shape.embedding_dim
+        self.heads, self.form = shape.num_heads, settings.hardware.attention
+        self.norm_attention = Norm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+        self.norm_feed_forward = Norm(width)
+        self.expand = nn.Linear(width, shape.feed_forward_dim, bias=False)
+        self.contract = nn.Linear(shape.feed_forward_dim, width, bias=False)
+        self.drop_attention = SampleDropout(shape.dropout, 2 * index + 1)
+        self.drop_feed_forward = SampleDropout(shape.dropout, 2 * index + 2)
+
+    def forward(self, x: Tensor, keys: Keys) -> Tensor:
+        """[batch, length, width] -> the same shape."""
+        attended = self.project(causal_attention(self.qkv(self.norm_attention(x)), self.heads, self.form))
+        x = x + self.drop_attention(attended, keys)
+        fed = self.contract(F.gelu(self.expand(self.norm_feed_forward(x))))
+        return x + self.drop_feed_forward(fed, keys)
+
+
+class Transformer(nn.Module):
+    """The language model of `settings.model`."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        shape = settings.model
+        self.token = nn.Embedding(shape.vocab_size, shape.embedding_dim)
+        self.position = nn.Embedding(settings.max_positions, shape.embedding_dim)
+        self.drop = SampleDropout(shape.dropout, 0)
+        self.blocks = nn.ModuleList(Block(settings, index) for index in range(shape.num_layers))
+        self.norm = Norm(shape.embedding_dim)
+        self.head = None if shape.tied_head else nn.Linear(shape.embedding_dim, shape.vocab_size, bias=False)
+        self.recompute = settings.hardware.gradient_checkpoint
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[vocabulary, width], the embedding's own where the head is tied."""
+        return self.token.weight if self.head is None else self.head.weight
+
+    def initialise(self, seed: int) -> None:
+        """Fills all weights from `seed`; the same on every rank. Source: Radford et al. 2019, section 2.3."""
+        generator = torch.Generator().manual_seed(seed)
+        residual = (2 * len(self.blocks)) ** -0.5
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                nn.init.ones_(parameter)
+            else:
+                std = 0.02 * (residual if name.endswith(("project.weight", "contract.weight")) else 1.0)
+                nn.init.normal_(parameter, std=std, generator=generator)
+
+    def hidden(self, tokens: Tensor, keys: Keys = None) -> Tensor:
+        """Last hidden states [batch, length, width] of `tokens` [batch, length]."""
+        x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
+        x = self.drop(x, keys)
+        for block in self.blocks:
+            if self.recompute and torch.is_grad_enabled():
+                # masks belong to samples, so there is no random state to keep
+                x = checkpoint(block, x, keys, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, keys)
+        return self.norm(x)
+
+    def forward(self, tokens: Tensor, targets: Tensor, scale: float, keys: Keys = None) -> tuple[Tensor, Tensor]:
+        """The scaled loss and the right predictions of one micro-batch; see `loss.head_loss`.
+
+        Args:
+            tokens, targets: [batch, length].
+            scale: factor of the summed loss, 1 / (tokens of the global batch).
+            keys: one integer a sample, from which its dropout masks are drawn.
+        """
+        hidden = self.hidden(tokens, keys)
+        return head_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten(), scale)
+
+
+def parameter_count(settings: Settings) -> int:
+    """Trainable parameters of the model, without allocating it."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Transformer(settings).parameters())

@@ -1,0 +1,144 @@
+"""Gradients of all ranks summed into the flat gradient: by the book, and fast.
+
+The loss is already divided by the tokens of the global batch, so the sum over ranks is the gradient; no division follows,
+and ranks may hold different numbers of samples (or none).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .flat import FlatParameters
+
+BUCKET_BYTES = 16 << 20
+
+
+class Reducer(Protocol):
+    """How a step's gradients come together. All ranks must call `begin`, `last_micro_batch` and `finish` alike."""
+
+    def begin(self) -> None:
+        """A step starts: what backward delivers next replaces the gradient."""
+
+    def last_micro_batch(self) -> None:
+        """The next backward is the step's last on this rank: finished parts may be reduced."""
+
+    def finish(self) -> float:
+        """Collective. Returns the seconds this rank was blocked; the flat gradient is complete afterwards."""
+
+
+class NaiveReducer:
+    """Adds up `parameter.grad` after every backward and reduces one parameter after the other at the end."""
+
+    def __init__(self, flat: FlatParameters, group: dist.ProcessGroup | None = None) -> None:
+        self.flat, self.group = flat, group
+
+    def begin(self) -> None:
+        for parameter in self.flat.parameters.values():
+            parameter.grad = None
+
+    def last_micro_batch(self) -> None:
+        pass
+
+    def finish(self) -> float:
+        started = time.perf_counter()
+        self.flat.gradient.zero_()
+        for place in self.flat.places:
+            whole, part = self.flat.view(self.flat.gradient, place), self.flat.parameters[place.name].grad
+            if part is not None:
+                whole.copy_(part)
+            if dist.get_world_size(self.group) > 1:
+                dist.all_reduce(whole, group=self.group)
+        return time.perf_counter() - started
+
+
+class BucketedReducer:
+    """Moves every gradient into the flat vector the moment it is final, and reduces whole buckets while backward goes on.
+
+    The bucket order is the flat order, which is nearly the order of backward; a bucket is only launched after those
+    before it, so that all ranks launch the same sequence whatever they computed.
+    """
+
+    def __init__(
+        self, flat: FlatParameters, group: dist.ProcessGroup | None = None, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        self.flat, self.group = flat, group
+        self.alone = dist.get_world_size(group) == 1 if dist.is_initialized() else True
+        self.buckets, bucket_of = _cut(flat, bucket_bytes)
+        self.members = [list(bucket_of.values()).count(b) for b in range(len(self.buckets))]
+        for place in flat.places:
+            target = flat.view(flat.gradient, place)
+            hook = self._hook(target, bucket_of[place.name], place.name)
+            flat.parameters[place.name].register_post_accumulate_grad_hook(hook)
+        self.works: list[dist.Work] = []
+        self.written: set[str] = set()
+        self.pending = list(self.members)
+        self.launching = False
+
+    def begin(self) -> None:
+        self.works, self.launching = [], False
+        self.pending = list(self.members)
+        self.written.clear()
+
+    def last_micro_batch(self) -> None:
+        self.launching = True
+
+    def finish(self) -> float:
+        for place in self.flat.places:  # parameters this rank did not use, or had no sample for
+            if place.name not in self.written:
+                self.flat.view(self.flat.gradient, place).zero_()
+        self.pending = [0] * len(self.buckets)
+        self._launch()
+        started = time.perf_counter()
+        for work in self.works:
+            work.wait()
+        return time.perf_counter() - started if self.works else 0.0
+
+    def _hook(self, target: Tensor, bucket: int, name: str):
+        def take(parameter: Tensor) -> None:
+            if name in self.written:
+                target.add_(parameter.grad)
+            else:
+                target.copy_(parameter.grad)
+                self.written.add(name)
+            parameter.grad = None
+            if self.launching:
+                self.pending[bucket] -= 1
+                self._launch()
+
+        return take
+
+    def _launch(self) -> None:
+        if self.alone:
+            return
+        while len(self.works) < len(self.buckets) and self.pending[len(self.works)] == 0:
+            bucket = self.buckets[len(self.works)]
+            self.works.append(dist.all_reduce(bucket, group=self.group, async_op=True))
+
+
+def _cut(flat: FlatParameters, bucket_bytes: int) -> tuple[list[Tensor], dict[str, int]]:
+    """The flat gradient cut at parameter boundaries into buckets of about `bucket_bytes`."""
+    limit = max(1, bucket_bytes // flat.gradient.element_size())
+    starts, bucket_of = [0], {}
+    for place in flat.places:
+        if place.offset > starts[-1] and place.end - starts[-1] > limit:
+            starts.append(place.offset)
+        bucket_of[place.name] = len(starts) - 1
+    ends = [*starts[1:], flat.gradient.numel()]
+    return [flat.gradient[a:b] for a, b in zip(starts, ends, strict=True)], bucket_of
+
+
+def broadcast_weights(flat: FlatParameters, group: dist.ProcessGroup | None = None) -> None:
+    """Rank 0's weights to all. Collective. Processors of different make may draw other random numbers."""
+    if dist.get_world_size(group) > 1:
+        dist.broadcast(flat.master, src=0, group=group)
+    flat.publish()
+
+
+def gradient_norm(flat: FlatParameters) -> float:
+    """Global L2 norm of the reduced gradient; the same on all ranks, whose vectors are the same. Local."""
+    return float(torch.linalg.vector_norm(flat.gradient, dtype=torch.promote_types(flat.gradient.dtype, torch.float32)))
