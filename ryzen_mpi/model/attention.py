@@ -13,8 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BATCHED_UP_TO = 512
-"""Longest sequence for which `auto` takes the batched form."""
+BATCHED_UP_TO = {"bfloat16": 256, "float32": 0, "float64": 0}
+"""Longest sequence for which `auto` takes the batched form, by precision."""
+
+
+def takes_batched(length: int, dtype: str, form: str = "auto") -> bool:
+    """Whether `form` means the batched one for sequences of `length` tokens in precision `dtype`."""
+    return form == "batched" or (form == "auto" and length <= BATCHED_UP_TO[dtype])
 
 
 def causal_attention(qkv: Tensor, heads: int, form: str = "auto") -> Tensor:
@@ -27,9 +32,7 @@ def causal_attention(qkv: Tensor, heads: int, form: str = "auto") -> Tensor:
 
     Returns: [batch, length, width].
     """
-    if form == "auto":
-        form = "batched" if qkv.shape[1] <= BATCHED_UP_TO else "fused"
-    if form == "batched":
+    if takes_batched(qkv.shape[1], str(qkv.dtype).removeprefix("torch."), form):
         return _Batched.apply(qkv, heads)
     q, k, v = _split_heads(qkv, heads)
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -1,0 +1,48 @@
+"""How well the model predicts text it has not seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from ..data.sampler import rank_slice
+from ..data.source import TokenSource
+from ..model.loss import head_score
+from ..model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Figures over `tokens` held-out tokens: loss in nats per token, accuracy as a share."""
+
+    loss: float
+    accuracy: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+@torch.no_grad()
+def evaluate(model: Transformer, source: TokenSource, samples: int, batch_size: int, rank: int, ranks: int) -> HeldOut:
+    """Loss and accuracy on the first `samples` held-out samples (fewer where there are fewer). Collective.
+
+    The figures are sums over tokens in float64, so they hardly depend on how many ranks share the work.
+    """
+    count = min(samples, source.num_held_out)
+    share = rank_slice(count, rank, ranks)
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64)
+    for start in range(share.start, share.stop, batch_size):
+        indices = range(start, min(start + batch_size, share.stop))
+        batch = torch.from_numpy(source.held_out(indices))
+        hidden = model.hidden(batch[:, :-1])
+        loss, right = head_score(hidden.flatten(0, 1), model.head_weight, batch[:, 1:].flatten())
+        sums += torch.tensor([float(loss), float(right), batch[:, 1:].numel()], dtype=torch.float64)
+    if ranks > 1:
+        dist.all_reduce(sums)
+    return HeldOut(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))
