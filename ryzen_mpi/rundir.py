@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from ryzen_mpi.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import yaml
 from expandvars import ExpandvarsException, expand
 from pydantic import BaseModel, ValidationError
 
-from .config import Settings
-from .errors import UserError
+from ryzen_mpi.config import Settings
+from ryzen_mpi.errors import UserError
 
 PROFILES = Path(__file__).parent / "profiles"
 DEFAULT_PROFILE = "default"

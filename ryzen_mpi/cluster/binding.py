@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .topology import Topology
+from ryzen_mpi.cluster.topology import Topology
 
 
 @dataclass(frozen=True)

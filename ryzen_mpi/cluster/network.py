@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UserError
+from ryzen_mpi.errors import UserError
 
 
 @dataclass(frozen=True)

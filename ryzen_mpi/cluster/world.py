@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UserError
-from .exchange import Alone, Exchange, MpiExchange, StoreExchange
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.cluster.exchange import Alone, Exchange, MpiExchange, StoreExchange
 
 # (variable with the rank, variable with the size, launcher); hints only
 _LAUNCHERS = (

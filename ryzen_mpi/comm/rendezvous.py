@@ -16,10 +16,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ..cluster import network
-from ..cluster.world import World
-from ..config import Distributed
-from ..errors import UserError
+from ryzen_mpi.cluster import network
+from ryzen_mpi.cluster.world import World
+from ryzen_mpi.config import Distributed
+from ryzen_mpi.errors import UserError
 
 
 @dataclass(frozen=True)

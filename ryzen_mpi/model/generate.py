@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-from .transformer import Transformer
+from ryzen_mpi.model.transformer import Transformer
 
 
 @torch.no_grad()

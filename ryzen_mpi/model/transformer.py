@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config import Settings
-from .attention import causal_attention
-from .dropout import SampleDropout
-from .loss import head_loss
+from ryzen_mpi.config import Settings
+from ryzen_mpi.model.attention import causal_attention
+from ryzen_mpi.model.dropout import SampleDropout
+from ryzen_mpi.model.loss import head_loss
 
 Keys = tuple[int, ...] | None
 

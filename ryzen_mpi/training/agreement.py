@@ -15,6 +15,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from ryzen_mpi.training.reduce import world_size
+
 
 @dataclass
 class Row:
@@ -65,7 +67,7 @@ class Agreement:
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
-        self.ranks = dist.get_world_size(group) if dist.is_initialized() else 1
+        self.ranks = world_size(group)
         self.width = len(fields(Row))
         self._all = torch.zeros(self.ranks, self.width, dtype=torch.float64)
         self._rows = list(self._all.unbind(0))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from ..data.sampler import rank_slice
-from ..data.source import TokenSource
-from ..model.loss import head_score
-from ..model.transformer import Transformer
+from ryzen_mpi.data.sampler import rank_slice
+from ryzen_mpi.data.source import TokenSource
+from ryzen_mpi.model.loss import head_score
+from ryzen_mpi.model.transformer import Transformer
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..config import Settings
-from ..errors import UserError
-from ..model.attention import takes_batched
-from ..model.transformer import parameter_count
-from ..units import bytes_text
+from ryzen_mpi.config import Settings
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.model.attention import takes_batched
+from ryzen_mpi.model.transformer import parameter_count
+from ryzen_mpi.units import bytes_text
 
 INTERPRETER_BYTES = 330 << 20
 """Python with torch, numpy and MPI loaded, resident, before the model."""
@@ -48,7 +48,7 @@ def need(settings: Settings, rank: int = 0) -> Need:
     wide = max(4, item)
     model, batch = settings.model, settings.training.batch_size
     rows = batch * model.seq_length
-    from ..model.loss import CHUNK_ELEMENTS
+    from ryzen_mpi.model.loss import CHUNK_ELEMENTS
 
     chunk = min(rows, max(1, CHUNK_ELEMENTS // model.vocab_size)) * model.vocab_size
     head_gradient = model.vocab_size * model.embedding_dim * (wide + item)

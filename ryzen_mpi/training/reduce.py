@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .flat import FlatParameters
+from ryzen_mpi.training.flat import FlatParameters
 
 BUCKET_BYTES = 16 << 20
 
@@ -51,7 +51,7 @@ class NaiveReducer:
             whole, part = self.flat.view(self.flat.gradient, place), self.flat.parameters[place.name].grad
             if part is not None:
                 whole.copy_(part)
-            if dist.get_world_size(self.group) > 1:
+            if world_size(self.group) > 1:
                 dist.all_reduce(whole, group=self.group)
         return time.perf_counter() - started
 
@@ -67,7 +67,7 @@ class BucketedReducer:
         self, flat: FlatParameters, group: dist.ProcessGroup | None = None, bucket_bytes: int = BUCKET_BYTES
     ) -> None:
         self.flat, self.group = flat, group
-        self.alone = dist.get_world_size(group) == 1 if dist.is_initialized() else True
+        self.alone = world_size(group) == 1
         self.buckets, bucket_of = _cut(flat, bucket_bytes)
         self.members = [list(bucket_of.values()).count(b) for b in range(len(self.buckets))]
         for place in flat.places:
@@ -132,9 +132,14 @@ def _cut(flat: FlatParameters, bucket_bytes: int) -> tuple[list[Tensor], dict[st
     return [flat.gradient[a:b] for a, b in zip(starts, ends, strict=True)], bucket_of
 
 
+def world_size(group: dist.ProcessGroup | None = None) -> int:
+    """Ranks of the group; 1 where torch.distributed was not initialised."""
+    return dist.get_world_size(group) if dist.is_initialized() else 1
+
+
 def broadcast_weights(flat: FlatParameters, group: dist.ProcessGroup | None = None) -> None:
     """Rank 0's weights to all. Collective. Processors of different make may draw other random numbers."""
-    if dist.get_world_size(group) > 1:
+    if world_size(group) > 1:
         dist.broadcast(flat.master, src=0, group=group)
     flat.publish()
 

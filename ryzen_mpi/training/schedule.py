@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..config import Training
+from ryzen_mpi.config import Training
 
 
 def learning_rate(step: int, total_steps: int, settings: Training) -> float:

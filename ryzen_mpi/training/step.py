@@ -10,15 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..config import Settings
-from ..data.sampler import Sampler, rank_slice
-from ..data.source import TokenSource
-from ..model.dropout import mix
-from ..model.transformer import Transformer
-from .agreement import Agreement, Row, Table, Usage
-from .flat import FlatParameters
-from .reduce import BucketedReducer, Reducer, gradient_norm
-from .schedule import learning_rate
+from ryzen_mpi.config import Settings
+from ryzen_mpi.data.sampler import Sampler, rank_slice
+from ryzen_mpi.data.source import TokenSource
+from ryzen_mpi.model.dropout import mix
+from ryzen_mpi.model.transformer import Transformer
+from ryzen_mpi.training.agreement import Agreement, Row, Table, Usage
+from ryzen_mpi.training.flat import FlatParameters
+from ryzen_mpi.training.optimizer import FlatOptimizer
+from ryzen_mpi.training.reduce import BucketedReducer, Reducer, broadcast_weights, gradient_norm
+from ryzen_mpi.training.schedule import learning_rate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -75,21 +76,29 @@ class TrainingStep:
     """
 
     def __init__(
-        self, settings: Settings, source: TokenSource, rank: int, ranks: int, total_steps: int,
-        global_batch: int, reducer: type[BucketedReducer] | type = BucketedReducer,
+        self, settings: Settings, source: TokenSource, rank: int, ranks: int, global_batch: int,
+        reducer: type[Reducer] = BucketedReducer,
     ) -> None:  # fmt: skip
         self.settings, self.source, self.rank, self.ranks = settings, source, rank, ranks
-        self.total_steps, self.global_batch = total_steps, global_batch
+        self.global_batch = global_batch
         self.total_samples = settings.training.total_epochs * source.num_samples
         self.sampler = Sampler(source.num_samples, settings.training.seed)
         self.model = build_model(settings)
         self.flat = FlatParameters(self.model, DTYPES[settings.hardware.dtype])
+        broadcast_weights(self.flat)
         self.reducer: Reducer = reducer(self.flat)
-        self.optimizer = build_optimizer(self.flat, settings)
+        self.optimizer = FlatOptimizer(self.flat, settings.training)
         self.agreement, self.usage = Agreement(), Usage()
         self.progress = Progress()
         self.forward = torch.compile(self.model, dynamic=False) if settings.hardware.compile else self.model
         self._last = (math.nan, math.nan)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps the whole run has: those taken, and those the samples left will make, up to training.max_steps."""
+        left = self.total_samples - self.progress.samples
+        steps = self.progress.step + -(-left // self.global_batch)
+        return min(steps, self.settings.training.max_steps or steps)
 
     def run(self, stop: int = 0) -> StepOutcome:
         """Trains the next step. Collective. `stop`: the signal this rank was asked to stop with, or 0."""
@@ -152,9 +161,7 @@ class TrainingStep:
         clip = self.settings.training.clip_norm
         if clip and norm > clip:
             self.flat.gradient.mul_(clip / norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        self.optimizer.step(rate)
         self.flat.publish()
 
 
@@ -163,16 +170,3 @@ def build_model(settings: Settings) -> Transformer:
     model = Transformer(settings)
     model.initialise(settings.training.seed)
     return model
-
-
-def build_optimizer(flat: FlatParameters, settings: Settings) -> torch.optim.Optimizer:
-    """Fused Adam or AdamW over the flat vectors; weight decay on matrices alone."""
-    training = settings.training
-    groups = []
-    for part, decay in ((slice(0, flat.decayed), training.weight_decay), (slice(flat.decayed, None), 0.0)):
-        weights = torch.nn.Parameter(flat.master[part], requires_grad=True)
-        weights.grad = flat.gradient[part]
-        if weights.numel():
-            groups.append({"params": [weights], "weight_decay": decay})
-    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=training.learning_rate, betas=(training.beta1, training.beta2), fused=True)

@@ -1,0 +1,103 @@
+"""The frame around everything that runs on all ranks: how a job begins, fails and ends.
+
+An error that every rank meets alike (wrong settings) is shown once and ends the job in order with exit code 2. An error
+that one rank meets alone ends the whole job at once: the others would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ryzen_mpi.cluster.world import World, discover, rank_hint
+from ryzen_mpi.errors import EXIT_USER_ERROR, UserError
+
+T = TypeVar("T")
+ORDERLY_S = 3.0
+"""Seconds the other ranks have to meet the same error before the job is aborted."""
+
+
+def run_job(body: Callable[[World], int]) -> int:
+    """Discovers the world, runs `body(world)` and returns the exit code. Collective; does not raise Exceptions."""
+    try:
+        world = discover()
+    except UserError as error:
+        if rank_hint() == 0:
+            _show(error)
+        return EXIT_USER_ERROR
+    try:
+        code = body(world)
+        world.exchange.close()
+        return code
+    except UserError as error:
+        return _leave(world, error)
+    except KeyboardInterrupt:  # before training took the signals over
+        print(f"ryzen_mpi: rank {world.rank} interrupted", file=sys.stderr, flush=True)
+        world.exchange.abort(130)
+        return 130
+    except Exception as error:
+        _report(world, error)
+        world.exchange.abort(1)
+        return 1
+
+
+def leader_decides(world: World, act: Callable[[], T]) -> T:
+    """Rank 0 runs `act`; all ranks get its (JSON-able) answer, or all raise its UserError. Collective."""
+    answer: Any = None
+    failure: list[str | None] | None = None
+    if world.is_leader:
+        try:
+            answer = act()
+        except UserError as error:
+            failure = [error.message, error.hint]
+    answer, failure = world.exchange.broadcast([answer, failure])
+    if failure is not None:
+        raise UserError(*failure)
+    return answer
+
+
+def all_agree(world: World, act: Callable[[], T]) -> T:
+    """Every rank runs `act`; where it fails on some, all raise the UserError of the lowest of them. Collective."""
+    answer, failure = None, None
+    try:
+        answer = act()
+    except UserError as error:
+        failure = [f"rank {world.rank}: {error.message}" if world.size > 1 else error.message, error.hint]
+    failed = next((item for item in world.exchange.allgather(failure) if item is not None), None)
+    if failed is not None:
+        raise UserError(*failed)
+    return answer  # type: ignore[return-value]
+
+
+def _leave(world: World, error: UserError) -> int:
+    """Shows the error once where all ranks met it; aborts the job where some rank did not."""
+    together = world.comm is None or _all_here(world.comm)
+    if world.is_leader or not together:
+        _show(error)
+    if together:
+        world.exchange.close()
+    else:
+        world.exchange.abort(EXIT_USER_ERROR)
+    return EXIT_USER_ERROR
+
+
+def _all_here(comm: Any) -> bool:
+    request, patience = comm.Ibarrier(), time.monotonic() + ORDERLY_S
+    while not (done := request.Test()) and time.monotonic() < patience:
+        time.sleep(0.01)
+    return bool(done)
+
+
+def _show(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def _report(world: World, error: Exception) -> None:
+    """The traceback of a rank that failed, in one write so that ranks' texts do not interleave."""
+    text = "".join(traceback.format_exception(error))
+    last = f"ryzen_mpi: rank {world.rank} on {world.hostname} failed, the job ends: {type(error).__name__}: {error}\n"
+    sys.stderr.write(text + last)
+    sys.stderr.flush()

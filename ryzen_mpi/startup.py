@@ -1,0 +1,205 @@
+"""What happens before the first step, in order: place the ranks, check that it fits, claim the directory, open the data."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ryzen_mpi.cluster import binding
+from ryzen_mpi.cluster.topology import Topology, cpulist_text, read_memory, read_topology
+from ryzen_mpi.cluster.world import World
+from ryzen_mpi.config import Settings
+from ryzen_mpi.console import Console
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.job import all_agree, leader_decides
+from ryzen_mpi.rundir import RunDirectory, new_run_path, write_atomic
+from ryzen_mpi.settings import dump_settings
+from ryzen_mpi.units import bytes_text, count_text
+
+if TYPE_CHECKING:
+    from ryzen_mpi.comm.rendezvous import Group
+    from ryzen_mpi.data.source import TokenSource
+    from ryzen_mpi.training.checkpoint_store import Checkpoint
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where every rank runs: this rank's binding, and one line a rank for the table."""
+
+    mine: binding.Binding
+    rows: list[tuple[str, ...]]
+    warnings: list[str]
+
+
+def check_processes(world: World, settings: Settings) -> None:
+    """Raises UserError, on all ranks alike, where there are too few ranks or too small a batch for them."""
+    least = settings.distributed.min_processes
+    if world.size < least:
+        raise UserError(f"this profile needs at least {least} processes, and {world.size} started",
+                        f"mpirun -np {least} python -m ryzen_mpi.train …")
+    batch = settings.training.global_batch
+    if batch is not None and batch < world.size:
+        raise UserError(f"training.global_batch={batch} is less than one sample a rank for {world.size} ranks",
+                        f"at least {world.size}")
+
+
+def bind_ranks(world: World, settings: Settings) -> Placement:
+    """Places this rank on its cores and tells where all are. Collective; before torch is imported."""
+    mask = sorted(os.sched_getaffinity(0))
+    everyone = world.exchange.allgather([world.node, world.local_rank, world.hostname, mask])
+    masks = [m for node, _, _, m in sorted(everyone) if node == world.node]
+    topology = read_topology({cpu for m in masks for cpu in m})
+    bindings = binding.plan(masks, topology, settings.hardware.bind)
+    mine = bindings[world.local_rank]
+    binding.apply(mine)
+    running = sorted(os.sched_getaffinity(0))  # what the kernel did, not what was asked
+    threads = settings.hardware.num_threads or mine.threads
+    row = _placement_row(world, topology, mine, running, threads)
+    warnings = binding.warnings(bindings, topology) if world.local_rank == 0 else []
+    if running != list(mine.cpus):
+        warnings.append(f"rank {world.rank} runs on cores {cpulist_text(running)}, not on {cpulist_text(mine.cpus)}")
+    if threads > mine.threads:
+        warnings.append(f"rank {world.rank} computes with {threads} threads on {mine.threads} cores")
+    told = world.exchange.allgather([row, [f"{world.hostname}: {text}" for text in warnings]])
+    return Placement(mine, [tuple(r) for r, _ in told], [text for _, texts in told for text in texts])
+
+
+def _placement_row(
+    world: World, topology: Topology, mine: binding.Binding, running: list[int], threads: int
+) -> tuple[str, ...]:
+    domain = "several" if mine.domain is None else str(mine.domain)
+    domains = f"{domain} of {len(topology.domains)} ({topology.reason})"
+    cores = cpulist_text(running) + (" (shared)" if mine.shared else "")
+    return str(world.rank), f"{world.node} {world.hostname}", cores, domains, str(threads), mine.reason
+
+
+def check_memory(world: World, settings: Settings) -> str:
+    """What a rank needs, as a line. Collective. Raises UserError on all ranks where it does not fit on some node."""
+    from ryzen_mpi.training.memory import check_fits
+
+    memory = read_memory()
+    nodes = world.exchange.allgather(world.node)
+    ranks = [rank for rank, node in enumerate(nodes) if node == world.node]
+    need = all_agree(world, lambda: check_fits(settings, ranks, memory.available_bytes, memory.reason))
+    if settings.hardware.zero_stage:
+        raise UserError(f"hardware.zero_stage={settings.hardware.zero_stage} is not built yet",
+                        "hardware.zero_stage=0 keeps weights and moments on every rank")
+    return (f"{bytes_text(need.total)} on rank {ranks[0]}, reckoned; "
+            f"{bytes_text(memory.available_bytes)} a node available ({memory.reason})")
+
+
+def claim_run_directory(world: World, run_dir: str | None, config: str) -> RunDirectory:
+    """The run directory, made and locked by rank 0 for this job. Collective. Raises UserError."""
+    chosen = leader_decides(world, lambda: str(Path(run_dir).expanduser() if run_dir else new_run_path(config)))
+    run = RunDirectory(Path(chosen))
+
+    def make() -> None:
+        run.create()
+        run.lock()
+
+    leader_decides(world, make)
+    if not run.path.is_dir():
+        time.sleep(1.0)  # a network file system may show it late
+    return all_agree(world, lambda: _seen(run))
+
+
+def _seen(run: RunDirectory) -> RunDirectory:
+    if not run.path.is_dir():
+        raise UserError(f"run directory {run.path} is not there on every node",
+                        "--run-dir must be on a file system that all nodes share")
+    return run
+
+
+def open_data(
+    world: World, settings: Settings, run: RunDirectory, resume: str, console: Console
+) -> tuple[TokenSource, str, Checkpoint | None]:
+    """The token source, the identity of its data, and (on rank 0) the checkpoint to go on from. Collective.
+
+    Raises UserError on all ranks where the checkpoint is of another run or the data cannot be had.
+    """
+    from ryzen_mpi.data.choose import open_source, prepare_source
+    from ryzen_mpi.training.state import check_corpus, check_matches, find_checkpoint
+
+    found: Checkpoint | None = None
+
+    def prepare() -> str:
+        nonlocal found
+        found, damaged = find_checkpoint(resume, run.checkpoints)
+        for item in damaged:
+            console.warn(f"{item.message}; the one before it is used")
+        if found is not None:
+            check_matches(found.state, settings, found.path)
+        elif resume == "never" and any(run.checkpoints.glob("step-*")):
+            raise UserError(f"--resume never, but {run.checkpoints} holds checkpoints", "choose another --run-dir")
+        keep = found.state["corpus"] if found is not None else None
+        identity = prepare_source(settings, run.data, console.line, keep)
+        if found is not None:
+            check_corpus(found.state, identity, found.path)
+        write_atomic(run.config, dump_settings(settings))
+        return identity
+
+    identity = leader_decides(world, prepare)
+    source = all_agree(world, lambda: open_source(settings, run.data))
+    if source.vocab_size > settings.model.vocab_size:
+        raise UserError(f"the data has {source.vocab_size} tokens, model.vocab_size={settings.model.vocab_size}")
+    return source, identity, found
+
+
+def choose_global_batch(world: World, settings: Settings, checkpoint: Checkpoint | None) -> tuple[int, str]:
+    """Samples a step, and why: the setting, else the resumed run's, else the profile's for this many ranks. Collective."""
+    kept = world.exchange.broadcast(checkpoint.state["global_batch"] if checkpoint is not None else None)
+    if settings.training.global_batch is not None:
+        return settings.training.global_batch, "training.global_batch"
+    if kept is not None:
+        return int(kept), "as the resumed run had it"
+    training = settings.training
+    return settings.global_batch(world.size), (
+        f"{training.batch_size} a micro-batch x {training.gradient_accumulation_steps} x {world.size} ranks"
+    )
+
+
+def show(
+    console: Console, world: World, settings: Settings, run: RunDirectory, place: Placement, group: Group,
+    facts: list[tuple[str, str]],
+) -> None:  # fmt: skip
+    """The start-up tables, each value with its reason. Rank 0 prints."""
+    model, hardware = settings.model, settings.hardware
+    precision = {
+        "bfloat16": "bfloat16 compute, float32 master weights and moments (hardware.dtype)",
+        "float32": "float32 throughout (hardware.dtype)",
+        "float64": "float64 throughout (hardware.dtype)",
+    }[hardware.dtype]
+    shape = (f"{model.num_layers} layers, width {model.embedding_dim}, {model.num_heads} heads, feed-forward "
+             f"{model.feed_forward_dim}, vocabulary {model.vocab_size}, {model.seq_length} tokens a sample")
+    rows = [
+        ("world", f"{world.size} ranks on {world.nodes} node(s), started by {world.launcher}"),
+        ("backend", f"{group.backend} on {group.interface.name} ({group.interface.reason}), "
+                    f"store {group.store_address}, timeout {group.timeout_s:g} s"),
+        ("precision", precision),
+        ("model", shape),
+        *facts,
+        ("run directory", str(run.path)),
+    ]  # fmt: skip
+    console.table("ryzen_mpi", rows, ("what", "value"))
+    console.table("ranks", place.rows, ("rank", "node", "cores", "NUMA domain", "threads", "bound by"))
+    for text in place.warnings:
+        console.warn(text)
+
+
+def model_facts(settings: Settings, source: TokenSource, need: str, batch: tuple[int, str], steps: int) -> list[tuple[str, str]]:
+    """Rows of the start-up table that depend on data and model."""
+    from ryzen_mpi.model.transformer import parameter_count
+
+    parameters = parameter_count(settings)
+    return [
+        ("parameters", f"{count_text(parameters)} ({parameters:,})"),
+        ("data", source.describe()),
+        ("global batch", f"{batch[0]} samples, {count_text(batch[0] * settings.model.seq_length)} tokens ({batch[1]})"),
+        ("steps", f"{steps} ({settings.training.total_epochs} epoch(s) of {source.num_samples} samples"
+                  + (f", ended by training.max_steps={settings.training.max_steps})"
+                     if settings.training.max_steps == steps else ")")),
+        ("memory", need),
+    ]  # fmt: skip

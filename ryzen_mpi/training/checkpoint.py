@@ -1,0 +1,200 @@
+"""Saving checkpoints beside the training: a copy at the step boundary, the writing in a thread of its own.
+
+The format, and how a checkpoint is found and verified, is in `checkpoint_store`; its names are offered here too.
+Rank 0 owns the writer; every rank may load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.training.checkpoint_store import (
+    Checkpoint,
+    DamagedCheckpoint,
+    Tensors,
+    canonical,
+    check_stems,
+    directory_name,
+    find_checkpoints,
+    load_checkpoint,
+    newest_good,
+    tensor_bytes,
+    write_checkpoint,
+)
+from ryzen_mpi.units import bytes_text
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointWriter",
+    "DamagedCheckpoint",
+    "Saved",
+    "discard_newer",
+    "find_checkpoints",
+    "load_checkpoint",
+    "newest_good",
+]
+
+_HIDDEN = re.compile(r"\.(step-\d{8,})\.(partial|replaced|removed)-(\d+)")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NICENESS = 5  # the training threads share the cores: about three quarters of a contested one is theirs
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is on disk: its step and path, its tensors' bytes, the seconds its writing took."""
+
+    step: int
+    path: Path
+    bytes: int
+    seconds: float
+
+
+class CheckpointWriter:
+    """Writes checkpoints into `directory` in the background and keeps the newest `keep`. Local; rank 0.
+
+    An error of the background is raised, as UserError, by the next submit, wait or close. An interpreter that ends
+    without close() finishes the write under way first.
+
+    Attributes:
+        last: the newest checkpoint this writer has put on disk, or None.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        if keep < 1:
+            raise UserError(f"checkpoints to keep: {keep}", "keep at least 1")
+        self.directory = Path(directory)
+        self.keep = keep
+        self.last: Saved | None = None
+        self._buffers: Tensors = {}
+        self._under_way: Future[Saved] | None = None
+        # The executor's thread is joined at interpreter exit before anything it needs is taken down.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _explain(error, self.directory, 0) from error
+
+    def submit(self, step: int, tensors: Tensors, state: dict[str, Any]) -> float:
+        """Takes a copy of `tensors` and `state` to be written as step `step`; returns the seconds this took.
+
+        The caller may change the tensors as soon as this returns. Waits for the write before, where it is still
+        under way. `tensors`: by file stem, then by name; of any shape, strides and device. `state`: JSON values.
+        Raises the previous write's error, ValueError for what JSON or a file name cannot hold.
+        """
+        began = time.perf_counter()
+        self.wait()
+        check_stems(tensors)
+        state = json.loads(canonical(state))  # a copy, and refused here rather than in the thread
+        self._buffers = {stem: _copy(named, self._buffers.get(stem, {})) for stem, named in tensors.items()}
+        self._under_way = self._thread.submit(self._write, step, self._buffers, state)
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Returns when what was submitted is on disk; raises UserError where it could not be written."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def close(self) -> None:
+        """Waits as wait() does and ends the thread; harmless when repeated."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._buffers = {}
+
+    def _write(self, step: int, tensors: Tensors, state: dict[str, Any]) -> Saved:
+        """Runs in the thread."""
+        began = time.perf_counter()
+        needed = tensor_bytes(tensors)
+        try:
+            path = write_checkpoint(self.directory, step, tensors, state)
+        except OSError as error:
+            raise _explain(error, self.directory / directory_name(step), needed) from error
+        self.last = Saved(step, path, needed, time.perf_counter() - began)
+        self._retire(step)
+        return self.last
+
+    def _retire(self, step: int) -> None:
+        """Removes all but the newest `keep` checkpoints up to `step`, and what dead writers left.
+
+        Those of later steps are left alone: after a rollback they are the abandoned future, and counting them
+        would retire the checkpoint just written. `discard_newer` removes them.
+        """
+        written = [path for path in find_checkpoints(self.directory) if _step_of(path) <= step]
+        for path in written[self.keep :]:
+            _remove(path)
+        for path in self.directory.glob(".step-*"):
+            if _is_stale(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def discard_newer(directory: Path, step: int) -> list[int]:
+    """Removes the checkpoints of steps after `step` and returns those steps. Local; rank 0, after a rollback."""
+    newer = [path for path in find_checkpoints(directory) if _step_of(path) > step]
+    for path in newer:
+        _remove(path)
+    return sorted(map(_step_of, newer))
+
+
+def _copy(tensors: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of `tensors` on the CPU, contiguous, in the memory of `buffers` where shape and type still fit."""
+    copies = {}
+    for name, tensor in tensors.items():
+        buffer = buffers.get(name)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype)
+        copies[name] = buffer.copy_(tensor.detach())
+    return copies
+
+
+def _step_back() -> None:
+    """Makes the calling thread nicer than the training's; on Linux a thread has a niceness of its own."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def _step_of(path: Path) -> int:
+    return int(re.search(r"step-(\d+)", path.name)[1])
+
+
+def _remove(path: Path) -> None:
+    """Hides a checkpoint, then deletes it: one that is half deleted must not look like one."""
+    hidden = path.with_name(f".{directory_name(_step_of(path))}.removed-{os.getpid()}")
+    with contextlib.suppress(OSError):  # tried again after the next checkpoint
+        path.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether a hidden directory is of no use: its writer is dead or idle, and it is not the only copy of its step."""
+    match = _HIDDEN.fullmatch(path.name)
+    if not match or (match[2] == "replaced" and not path.with_name(match[1]).exists()):
+        return False
+    owner = int(match[3])
+    return owner == os.getpid() or not psutil.pid_exists(owner)
+
+
+def _explain(error: OSError, path: Path, needed: int) -> UserError:
+    """The UserError for what the file system refused."""
+    if error.errno not in _FULL:
+        hint = "check the owner, rights and mount options of the run directory"
+        return UserError(f"checkpoint {path} cannot be written: {error.strerror or error}", hint)
+    free = bytes_text(shutil.disk_usage(path.parent).free)
+    message = f"checkpoint {path} does not fit: {bytes_text(needed)} needed, {free} free ({error.strerror})"
+    return UserError(message, "free some space, keep fewer checkpoints, or choose another run directory")

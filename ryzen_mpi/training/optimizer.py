@@ -1,0 +1,48 @@
+"""Adam and AdamW over the flat vectors, in PyTorch's fused kernel, with moments that are flat vectors too."""
+
+from __future__ import annotations
+
+import torch
+
+from ryzen_mpi.config import Training
+from ryzen_mpi.training.flat import FlatParameters
+
+
+class FlatOptimizer:
+    """Updates `flat.master` from `flat.gradient`; weight decay on matrices alone.
+
+    Attributes:
+        first, second: [size] running means of the gradient and of its square (Kingma & Ba 2015, algorithm 1).
+    """
+
+    def __init__(self, flat: FlatParameters, settings: Training) -> None:
+        self.first, self.second = torch.zeros_like(flat.master), torch.zeros_like(flat.master)
+        self._counts: list[torch.Tensor] = []
+        groups, states = [], {}
+        for part, decay in ((slice(0, flat.decayed), settings.weight_decay), (slice(flat.decayed, None), 0.0)):
+            weights = torch.nn.Parameter(flat.master[part])
+            weights.grad = flat.gradient[part]
+            if weights.numel():
+                count = torch.zeros((), dtype=torch.float32)
+                self._counts.append(count)
+                groups.append({"params": [weights], "weight_decay": decay})
+                states[weights] = {"step": count, "exp_avg": self.first[part], "exp_avg_sq": self.second[part]}
+        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        self._inner = kind(groups, betas=(settings.beta1, settings.beta2), fused=True)
+        self._inner.state.update(states)  # before the first step, so that PyTorch allocates none of its own
+
+    def step(self, learning_rate: float) -> None:
+        """One update. Local."""
+        for group in self._inner.param_groups:
+            group["lr"] = learning_rate
+        self._inner.step()
+
+    @property
+    def updates(self) -> int:
+        """Updates made, which the bias correction depends on."""
+        return int(self._counts[0])
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        for tensor in self._counts:
+            tensor.fill_(count)
