@@ -1,0 +1,127 @@
+"""Reading metrics.h5 and `ryzen-mpi metrics`: tables, CSV, NaN, empty, missing and damaged files, and `| head`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from metrics_records import ENVIRONMENT, LAYERS, evaluation_record, step_record
+
+from ryzen_mpi.commands.metrics import metrics_command
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.metrics.hdf5 import Hdf5Sink
+from ryzen_mpi.metrics.reader import metrics_file, read_metrics
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with 30 steps, one of them without a number for a loss, and two evaluations."""
+    sink = Hdf5Sink(tmp_path / "metrics.h5", 2, LAYERS)
+    for step in range(1, 31):
+        sink.write(step_record(step, 2, **({"loss": math.nan, "gradient_norm": math.inf} if step == 29 else {})))
+    sink.write(evaluation_record(20))
+    sink.write(evaluation_record(30))
+    sink.close()
+    return tmp_path
+
+
+def shown(*arguments: object) -> str:
+    result = CliRunner().invoke(metrics_command, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_table_shows_the_steps_and_the_held_out_figures(run):
+    output = shown(run)
+    assert "nat/token" in output and "held-out data after step 30: loss 0.2000 nat/token, accuracy 3.33%" in output
+    lines = output.splitlines()
+    assert sum("8192" in line for line in lines) == 30
+    assert output == shown(run / "metrics.h5")
+
+
+def test_last_shows_only_the_newest(run):
+    lines = shown(run, "--last", 3).splitlines()
+    rows = [line.split() for line in lines if "8192" in line]
+    assert len(rows) == 3
+    assert " - " in next(line for line in lines if " 29 " in line) and " inf " in next(line for line in lines if " 29 " in line)
+    assert len(shown(run, "--csv", "--last", 100).splitlines()) == 31
+
+
+def test_csv_parses_back_equal(run):
+    rows = list(csv.DictReader(io.StringIO(shown(run, "--csv"))))
+    records = [step_record(step, 2) for step in range(1, 31)]
+    assert [float(row["wall_time_s"]) for row in rows] == [record.wall_time_s for record in records]
+    assert [int(row["samples"]) for row in rows] == [record.samples for record in records]
+    assert [float(row["rank_step_s.1"]) for row in rows] == [record.rank_step_s[1] for record in records]
+    metrics = read_metrics(run / "metrics.h5")
+    for name in ("loss", "gradient_norm", "skipped", "accuracy"):
+        values = metrics[f"training/{name}"].tolist()
+        assert [float(row[name]) for row in rows] == pytest.approx(values, rel=0, abs=0, nan_ok=True)
+    assert math.isnan(float(rows[28]["loss"])) and float(rows[28]["gradient_norm"]) == math.inf
+
+
+def test_a_file_without_steps_is_no_error(tmp_path):
+    Hdf5Sink(tmp_path / "metrics.h5", 2, []).close()
+    assert shown(tmp_path) == "no steps yet\n"
+    assert shown(tmp_path, "--csv", "--last", 5).count("\n") == 1
+    assert len(read_metrics(tmp_path / "metrics.h5")["training/loss"]) == 0
+
+
+def test_what_cannot_be_read_is_a_user_error_that_says_why(run):
+    with pytest.raises(UserError, match="no metrics at"):
+        read_metrics(metrics_file(run / "elsewhere"))
+    path = run / "metrics.h5"
+    content = path.read_bytes()
+    for damaged in (b"", b"text", content[:2000], content[: len(content) - 100], content[:3000] + b"\xff" * 3000):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            read_metrics(path)
+    with pytest.raises(UserError):
+        read_metrics(run / "events")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_rights_is_a_user_error(run):
+    (run / "metrics.h5").chmod(0)
+    with pytest.raises(UserError, match="may not be read"):
+        read_metrics(run / "metrics.h5")
+
+
+def test_a_file_never_at_rest_is_told_from_a_damaged_one(run, monkeypatch):
+    monkeypatch.setattr("ryzen_mpi.metrics.reader._PAUSE_S", 0)
+    sink = Hdf5Sink(run / "metrics.h5", 2, LAYERS, 30)
+    with (run / "metrics.h5").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(UserError, match="is being written"):
+        read_metrics(run / "metrics.h5")
+    with pytest.raises(Exception):
+        sink.close()
+
+
+@pytest.mark.parametrize("option", ["", "--csv"])
+def test_head_may_close_the_pipe(run, option):
+    sink = Hdf5Sink(run / "metrics.h5", 2, LAYERS, 30)
+    for step in range(31, 3000):
+        sink.write(step_record(step, 2))
+    sink.close()
+    program = f"{sys.executable} -c 'from ryzen_mpi.commands.metrics import metrics_command as m; m()'"
+    command = f"{program} {run} {option} | head -n 2"
+    done = subprocess.run(command, shell=True, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    assert len(done.stdout.splitlines()) == 2 and done.stderr == ""
+
+
+def test_reading_needs_no_torch_and_help_no_hdf5():
+    source = "import sys; {}; print(sorted({{'torch', 'h5py', 'rich', 'numpy'}} & set(sys.modules)))"
+    for imports, heavy in (
+        ("import ryzen_mpi.commands.metrics", "[]"),
+        ("import ryzen_mpi.metrics.reader, ryzen_mpi.metrics.hdf5", "['h5py', 'numpy', 'rich']"),
+    ):
+        command = [sys.executable, "-c", source.format(imports)]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.strip() == heavy
