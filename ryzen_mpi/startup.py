@@ -49,9 +49,9 @@ def check_processes(world: World, settings: Settings) -> None:
 def bind_ranks(world: World, settings: Settings) -> Placement:
     """Places this rank on its cores and tells where all are. Collective; before torch is imported."""
     mask = sorted(os.sched_getaffinity(0))
-    everyone = world.exchange.allgather([world.node, world.local_rank, world.hostname, mask])
-    masks = [m for node, _, _, m in sorted(everyone) if node == world.node]
-    topology = read_topology({cpu for m in masks for cpu in m})
+    everyone = world.exchange.allgather([world.node, world.local_rank, mask])
+    masks = [m for node, _, m in sorted(everyone) if node == world.node]
+    topology = read_topology({cpu for m in masks for cpu in m} | binding.launcher_cpus())
     bindings = binding.plan(masks, topology, settings.hardware.bind)
     mine = bindings[world.local_rank]
     binding.apply(mine)
@@ -130,10 +130,12 @@ def open_data(
         found, damaged = find_checkpoint(resume, run.checkpoints)
         for item in damaged:
             console.warn(f"{item.message}; the one before it is used")
+        ours = found is not None and found.path.parent.resolve() == run.checkpoints.resolve()
+        if not ours and any(run.checkpoints.glob("step-*")):
+            # going on would sooner or later retire another training's checkpoints
+            raise UserError(f"--resume {resume}, but {run.checkpoints} holds other checkpoints", "choose another --run-dir")
         if found is not None:
             check_matches(found.state, settings, found.path)
-        elif resume == "never" and any(run.checkpoints.glob("step-*")):
-            raise UserError(f"--resume never, but {run.checkpoints} holds checkpoints", "choose another --run-dir")
         keep = found.state["corpus"] if found is not None else None
         identity = prepare_source(settings, run.data, console.line, keep)
         if found is not None:

@@ -33,6 +33,8 @@ def command(config: str, run_dir: str | None, resume: str, overrides: tuple[str,
     mpirun -np 4 python -m ryzen_mpi.train --config scaling_benchmark hardware.dtype=bfloat16
     mpirun -np 4 python -m ryzen_mpi.train data.paths=~/books model.seq_length=512
     """
+    for early in (signal.SIGTERM, signal.SIGUSR1):  # until training takes them over, they end the rank as Ctrl-C does
+        signal.signal(early, signal.default_int_handler)
     from ryzen_mpi.job import run_job
 
     sys.exit(run_job(lambda world: train(world, config, overrides, run_dir, resume)))
@@ -41,6 +43,7 @@ def command(config: str, run_dir: str | None, resume: str, overrides: tuple[str,
 def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | None, resume: str) -> int:
     """The whole job on one rank; returns the exit code. Collective. Raises UserError."""
     from ryzen_mpi import startup
+    from ryzen_mpi.cluster.allocator import keep_freed_memory
     from ryzen_mpi.console import Console
     from ryzen_mpi.settings import load_settings
 
@@ -48,6 +51,7 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
     console = Console(world.is_leader)
     settings = load_settings(config, overrides)
     startup.check_processes(world, settings)
+    keep_freed_memory()
     place = startup.bind_ranks(world, settings)
 
     import torch
@@ -96,6 +100,4 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
 
 
 if __name__ == "__main__":
-    # Ctrl-C before training has taken the signals over ends the rank like any other error
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     command()

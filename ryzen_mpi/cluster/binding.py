@@ -87,6 +87,14 @@ def _binding(
     return Binding(cpus, domains.pop() if len(domains) == 1 else None, max(1, len(cores)), shared, reason)
 
 
+def launcher_cpus() -> set[int]:
+    """The CPUs that what started this process may use: what the job has, though the launcher bound us to less. Local."""
+    try:
+        return os.sched_getaffinity(os.getppid())
+    except OSError:
+        return set()
+
+
 def apply(binding: Binding) -> None:
     """Moves this process, with the threads it already has, to `binding.cpus`. Local."""
     for task in Path("/proc/self/task").iterdir():  # MPI and BLAS started threads before us
@@ -108,5 +116,6 @@ def warnings(bindings: Sequence[Binding], topology: Topology) -> list[str]:
     used = {cpu for b in bindings for cpu in b.cpus}
     idle = sum(1 for core in topology.cores if not used & set(core))
     if idle:
-        found.append(f"{idle} of {len(topology.cores)} cores are idle: more ranks a node would use them")
+        found.append(f"{idle} of {len(topology.cores)} cores are idle: start more ranks a node, or give mpirun "
+                     f"--bind-to none so that ryzen_mpi divides all cores")  # fmt: skip
     return found

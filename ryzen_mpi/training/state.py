@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.checkpoint_store import Checkpoint, DamagedCheckpoint, load_checkpoint, newest_good
 from ryzen_mpi.training.reduce import world_size
 from ryzen_mpi.training.step import Progress, TrainingStep
@@ -114,3 +115,16 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def load_model(settings: Settings, checkpoints: Path) -> tuple[Transformer, Checkpoint, list[DamagedCheckpoint]]:
+    """The model of the newest good checkpoint, in float32, with the damaged ones passed over. Local. Raises UserError."""
+    checkpoint, damaged = _or_refuse(checkpoints)
+    if checkpoint is None:
+        raise UserError(f"{checkpoints} holds no checkpoint yet", "training saves every training.save_interval steps")
+    check_matches(checkpoint.state, settings, checkpoint.path)
+    model = Transformer(settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(checkpoint.tensors["model"][name])
+    return model, checkpoint, damaged

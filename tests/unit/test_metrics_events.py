@@ -25,7 +25,8 @@ from ryzen_mpi.metrics.events import EventLog, read_events, read_records
 
 def test_lines_are_ecs(tmp_path):
     log = EventLog(tmp_path / "events", 3, {"jobid": 17, "run": "r1", "node": "n2"})
-    log.event("checkpoint", "saved 100 % of it", dataset="checkpoint", step=5, bytes=np.int64(12), share=np.float32(0.5))
+    figures = {"step": 5, "bytes": np.int64(12), "share": np.float32(0.5)}
+    log.event("checkpoint", "saved 100 % of it", dataset="checkpoint", **figures)
     log.event("rank_lost", "rank 2 is gone", "error", ranks=np.array([2, 3]), why=None, path=tmp_path)
     log.close()
     first, second = (json.loads(line) for line in (tmp_path / "events" / "rank-0003.jsonl").read_text().splitlines())
@@ -85,7 +86,8 @@ def test_a_torn_line_is_passed_over_and_not_joined_to_the_next(tmp_path, tail):
     again = EventLog(tmp_path, 0)
     again.event("start", "second attempt")
     again.close()
-    assert [event["message"] for event in read_events(log.path) if "message" in event] == ["first attempt", "second attempt"]
+    messages = [event["message"] for event in read_events(log.path) if "message" in event]
+    assert messages == ["first attempt", "second attempt"]
 
 
 def test_a_writer_killed_at_any_moment_loses_at_most_the_line_it_wrote(tmp_path):

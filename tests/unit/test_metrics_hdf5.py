@@ -147,8 +147,7 @@ def test_a_damaged_file_is_set_aside_and_built_again_from_the_events(tmp_path, d
     events = log(tmp_path / "events", range(1, 60), range(1, 55))
     sink(path, 42, events=events, report=told.append).close()
     assert_rows(read_metrics(path), 42)
-    aside = (tmp_path / "metrics.h5.damaged-2").read_bytes()
-    assert aside == damaged or damage == "empty"  # HDF5 makes an empty file its own when it opens it
+    assert (tmp_path / "metrics.h5.damaged-2").read_bytes() == damaged
     assert len(told) == 1 and "metrics.h5.damaged-2" in told[0]
     assert_rows(written(path, 43, 50, resume_step=42), 50)
 

@@ -1,0 +1,1 @@
+"""The commands of `ryzen-mpi`, one a module; heavy imports inside."""
