@@ -15,8 +15,12 @@ NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else
-                                                   tuple(value) if isinstance(value, list) else value)]
+Paths = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    ),
+]
 
 
 class Section(BaseModel):
@@ -154,8 +158,10 @@ class Settings(Section):
         if self.data.source == "text" and self.model.vocab_size > 65536:
             raise ValueError(f"model.vocab_size={self.model.vocab_size}: text sources allow at most 65536")
         if self.data.source == "text" and self.model.vocab_size < 257 - (self.data.tokenizer == "bytes"):
-            raise ValueError(f"model.vocab_size={self.model.vocab_size}: the {self.data.tokenizer} tokenizer needs "
-                             f"at least {257 - (self.data.tokenizer == 'bytes')}")
+            raise ValueError(
+                f"model.vocab_size={self.model.vocab_size}: the {self.data.tokenizer} tokenizer needs "
+                f"at least {257 - (self.data.tokenizer == 'bytes')}"
+            )
         if self.data.source == "markov" and self.data.branching > self.model.vocab_size:
             raise ValueError(f"data.branching={self.data.branching} exceeds model.vocab_size={self.model.vocab_size}")
         return self

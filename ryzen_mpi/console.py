@@ -98,8 +98,10 @@ class PlainProgress(TrainingProgress):
         if now - self._printed < LINE_EVERY_S and step != self.total:
             return
         self._printed = now
-        self._console.line(f"step {step}/{self.total}  loss {loss:.4f}  {rate_text(samples_per_s)} samples/s"
-                           f"{note}  {self.left_text(step)} left")
+        self._console.line(
+            f"step {step}/{self.total}  loss {loss:.4f}  {rate_text(samples_per_s)} samples/s"
+            f"{note}  {self.left_text(step)} left"
+        )
 
     def note(self, text: str) -> None:
         self._console.line(text)
@@ -113,10 +115,15 @@ class LiveProgress(TrainingProgress):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._bar = Progress(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[rate]} samples/s"), TextColumn("{task.fields[left]} left"),
-            console=rich_console, refresh_per_second=4,
-        )  # fmt: skip
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[rate]} samples/s"),
+            TextColumn("{task.fields[left]} left"),
+            console=rich_console,
+            refresh_per_second=4,
+        )
         self._task = self._bar.add_task("", total=total, completed=start, loss="?", rate="?", left="?")
 
     def __enter__(self) -> LiveProgress:
@@ -127,8 +134,9 @@ class LiveProgress(TrainingProgress):
         self._bar.stop()
 
     def update(self, step: int, loss: float, samples_per_s: float, note: str = "") -> None:
-        self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", rate=rate_text(samples_per_s),
-                         left=self.left_text(step))
+        self._bar.update(
+            self._task, completed=step, loss=f"{loss:.4f}", rate=rate_text(samples_per_s), left=self.left_text(step)
+        )
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False)

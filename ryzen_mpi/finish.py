@@ -13,7 +13,6 @@ from ryzen_mpi import __version__
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.console import Console
-from ryzen_mpi.data.source import TokenSource
 from ryzen_mpi.figures import Figure
 from ryzen_mpi.model.generate import generate
 from ryzen_mpi.rundir import RunDirectory, write_atomic
@@ -37,23 +36,31 @@ class Ending:
 
 
 def close_run(
-    world: World, settings: Settings, run: RunDirectory, console: Console, step: TrainingStep, source: TokenSource,
-    tools: Tools, ending: Ending,
-) -> None:  # fmt: skip
+    world: World,
+    settings: Settings,
+    run: RunDirectory,
+    console: Console,
+    step: TrainingStep,
+    tools: Tools,
+    ending: Ending,
+) -> None:
     """Tells how it went; writes COMPLETE.json last, where the run reached its end. Collective."""
     peaks = world.exchange.allgather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     name = signal.Signals(ending.stopped).name if ending.stopped else None
-    tools.events.event("stop" if name else "end", f"stopped by {name}" if name else "reached its end",
-                       step=step.progress.step)  # fmt: skip
-    summary = summarise(world, settings, step, source, tools, ending, peaks)
+    tools.events.event(
+        "stop" if name else "end", f"stopped by {name}" if name else "reached its end", step=step.progress.step
+    )
+    summary = summarise(world, settings, step, tools, ending, peaks)
     if name:
-        console.line(f"stopped by {name} after step {step.progress.step} of {ending.total_steps}; saved in "
-                     f"{run.checkpoints}. Go on with: --run-dir {run.path}")  # fmt: skip
+        console.line(
+            f"stopped by {name} after step {step.progress.step} of {ending.total_steps}; saved in "
+            f"{run.checkpoints}. Go on with: --run-dir {run.path}"
+        )
     else:
         if settings.data.source == "text":
             console.line(f"\nthe model goes on from {PROMPT!r}:")
             if world.is_leader:
-                console.line(sample_text(step, source, settings.training.seed))
+                console.line(sample_text(step))
         show_summary(console, summary, run)
     if world.is_leader:
         tools.recorder.sink.close()
@@ -62,17 +69,22 @@ def close_run(
         write_atomic(run.complete, json.dumps(summary, indent=1) + "\n")
 
 
-def sample_text(step: TrainingStep, source: TokenSource, seed: int) -> str:
+def sample_text(step: TrainingStep) -> str:
     """A short sample from the trained model. Local."""
+    source, seed = step.source, step.settings.training.seed
     prompt = [int(token) for token in source.encode(PROMPT)]
     tokens = generate(step.model, prompt, SAMPLE_TOKENS, temperature=0.7, seed=seed)
     return source.decode([*prompt, *(token for token in tokens if token < source.vocab_size)])
 
 
 def summarise(
-    world: World, settings: Settings, step: TrainingStep, source: TokenSource, tools: Tools, ending: Ending,
+    world: World,
+    settings: Settings,
+    step: TrainingStep,
+    tools: Tools,
+    ending: Ending,
     peaks: list[int],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The summary as JSON values; what COMPLETE.json holds."""
     rate = tools.recorder.samples_per_s()
     held_out = ending.held_out
@@ -86,7 +98,7 @@ def summarise(
         "skipped_steps": step.progress.skipped,
         "train_loss": tools.recorder.last_loss,
         "held_out": asdict(held_out) | {"perplexity": held_out.perplexity} if held_out else None,
-        "reference": asdict(source.floor) if source.floor else None,
+        "reference": asdict(step.source.floor) if step.source.floor else None,
         "samples_per_s": asdict(rate),
         "tokens_per_s": asdict(rate.mapped(lambda value: value * settings.model.seq_length)),
         "communication_share": tools.recorder.communication_share(),
@@ -102,8 +114,11 @@ def show_summary(console: Console, summary: dict[str, Any], run: RunDirectory) -
     known = [f"{text} {reference[key]:.4f}" for key, text in _REFERENCES if reference.get(key) is not None]
     rows = [
         ("steps, samples", f"{summary['steps']}, {summary['samples']} ({summary['skipped_steps']} steps skipped)"),
-        ("held-out loss", f"{held_out['loss']:.4f} nat/token over {held_out['tokens']} tokens"
-                          + (f" ({', '.join(known)})" if known else "")),
+        (
+            "held-out loss",
+            f"{held_out['loss']:.4f} nat/token over {held_out['tokens']} tokens"
+            + (f" ({', '.join(known)})" if known else ""),
+        ),
         ("held-out perplexity", f"{held_out['perplexity']:.3f}"),
         ("held-out accuracy", f"{100 * held_out['accuracy']:.2f} %"),
         ("samples/s", _rate(summary["samples_per_s"])),
@@ -112,7 +127,7 @@ def show_summary(console: Console, summary: dict[str, Any], run: RunDirectory) -
         ("peak memory a rank", f"{bytes_text(max(summary['peak_rss_bytes']))} (largest of {summary['ranks']})"),
         ("time", duration_text(summary["seconds"])),
         ("run directory", str(run.path)),
-    ]  # fmt: skip
+    ]
     console.table("summary", rows, ("what", "value"))
 
 
@@ -121,5 +136,7 @@ _REFERENCES = (("unigram_entropy", "unigram entropy"), ("entropy_rate", "entropy
 
 def _rate(values: dict[str, Any]) -> str:
     figure = Figure(**values)
-    return (f"{rate_text(figure.value)} ({100 * figure.confidence:.0f} % interval {rate_text(figure.low)} to "
-            f"{rate_text(figure.high)}, median of {figure.n} steps)")  # fmt: skip
+    return (
+        f"{rate_text(figure.value)} ({100 * figure.confidence:.0f} % interval {rate_text(figure.low)} to "
+        f"{rate_text(figure.high)}, median of {figure.n} steps)"
+    )

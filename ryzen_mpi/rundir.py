@@ -55,8 +55,9 @@ class RunDirectory:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UserError(f"run directory {self.path} can't be written: {error.strerror}",
-                            "choose another with --run-dir DIR") from None
+            raise UserError(
+                f"run directory {self.path} can't be written: {error.strerror}", "choose another with --run-dir DIR"
+            ) from None
 
     def lock(self) -> int:
         """Keeps the directory for this process until it ends, however it ends. Rank 0. Raises UserError."""
@@ -66,8 +67,9 @@ class RunDirectory:
         except OSError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(handle)
-            raise UserError(f"run directory {self.path} is in use by {holder}",
-                            "wait for it, or choose another with --run-dir DIR") from None
+            raise UserError(
+                f"run directory {self.path} is in use by {holder}", "wait for it, or choose another with --run-dir DIR"
+            ) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         return handle

@@ -137,7 +137,10 @@ def _readable(error: ValidationError, source: str) -> UserError:
         message = f"{source}: unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
         hint = f"allowed here: {', '.join(names)}"
     elif first["type"] == "value_error":
-        message, hint = f"{source}: {key}: {first['ctx']['error']}" if location else f"{source}: {first['ctx']['error']}", None
+        message, hint = (
+            f"{source}: {key}: {first['ctx']['error']}" if location else f"{source}: {first['ctx']['error']}",
+            None,
+        )
     else:
         message = f"{source}: {key}={_short(value)}: {first['msg'].lower()}"
         hint = _field_hint(location)

@@ -1,4 +1,4 @@
-"""What happens before the first step, in order: place the ranks, check that it fits, claim the directory, open the data."""
+"""Before the first step, in order: place the ranks, check that it fits, claim the directory, open the data."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ryzen_mpi.comm.rendezvous import Group
     from ryzen_mpi.data.source import TokenSource
     from ryzen_mpi.training.checkpoint_store import Checkpoint
+    from ryzen_mpi.training.stop import StopRequest
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ def check_processes(world: World, settings: Settings) -> None:
     """Raises UserError, on all ranks alike, where there are too few ranks or too small a batch for them."""
     least = settings.distributed.min_processes
     if world.size < least:
-        raise UserError(f"this profile needs at least {least} processes, and {world.size} started",
-                        f"mpirun -np {least} python -m ryzen_mpi.train …")
+        raise UserError(
+            f"this profile needs at least {least} processes, and {world.size} started",
+            f"mpirun -np {least} python -m ryzen_mpi.train …",
+        )
     batch = settings.training.global_batch
     if batch is not None and batch < world.size:
-        raise UserError(f"training.global_batch={batch} is less than one sample a rank for {world.size} ranks",
-                        f"at least {world.size}")
+        raise UserError(
+            f"training.global_batch={batch} is less than one sample a rank for {world.size} ranks",
+            f"at least {world.size}",
+        )
 
 
 def bind_ranks(world: World, settings: Settings) -> Placement:
@@ -85,10 +90,14 @@ def check_memory(world: World, settings: Settings) -> str:
     ranks = [rank for rank, node in enumerate(nodes) if node == world.node]
     need = all_agree(world, lambda: check_fits(settings, ranks, memory.available_bytes, memory.reason))
     if settings.hardware.zero_stage:
-        raise UserError(f"hardware.zero_stage={settings.hardware.zero_stage} is not built yet",
-                        "hardware.zero_stage=0 keeps weights and moments on every rank")
-    return (f"{bytes_text(need.total)} on rank {ranks[0]}, reckoned; "
-            f"{bytes_text(memory.available_bytes)} a node available ({memory.reason})")
+        raise UserError(
+            f"hardware.zero_stage={settings.hardware.zero_stage} is not built yet",
+            "hardware.zero_stage=0 keeps weights and moments on every rank",
+        )
+    return (
+        f"{bytes_text(need.total)} on rank {ranks[0]}, reckoned; "
+        f"{bytes_text(memory.available_bytes)} a node available ({memory.reason})"
+    )
 
 
 def claim_run_directory(world: World, run_dir: str | None, config: str) -> RunDirectory:
@@ -108,13 +117,15 @@ def claim_run_directory(world: World, run_dir: str | None, config: str) -> RunDi
 
 def _seen(run: RunDirectory) -> RunDirectory:
     if not run.path.is_dir():
-        raise UserError(f"run directory {run.path} is not there on every node",
-                        "--run-dir must be on a file system that all nodes share")
+        raise UserError(
+            f"run directory {run.path} is not there on every node",
+            "--run-dir must be on a file system that all nodes share",
+        )
     return run
 
 
 def open_data(
-    world: World, settings: Settings, run: RunDirectory, resume: str, console: Console
+    world: World, settings: Settings, run: RunDirectory, resume: str, console: Console, stop: StopRequest
 ) -> tuple[TokenSource, str, Checkpoint | None]:
     """The token source, the identity of its data, and (on rank 0) the checkpoint to go on from. Collective.
 
@@ -125,6 +136,11 @@ def open_data(
 
     found: Checkpoint | None = None
 
+    def tell(line: str) -> None:
+        if stop.signal:  # a large corpus takes minutes, and there is no step boundary yet
+            raise UserError("stopped while the data was being prepared", "nothing was trained; start again")
+        console.line(line)
+
     def prepare() -> str:
         nonlocal found
         found, damaged = find_checkpoint(resume, run.checkpoints)
@@ -133,11 +149,13 @@ def open_data(
         ours = found is not None and found.path.parent.resolve() == run.checkpoints.resolve()
         if not ours and any(run.checkpoints.glob("step-*")):
             # going on would sooner or later retire another training's checkpoints
-            raise UserError(f"--resume {resume}, but {run.checkpoints} holds other checkpoints", "choose another --run-dir")
+            raise UserError(
+                f"--resume {resume}, but {run.checkpoints} holds other checkpoints", "choose another --run-dir"
+            )
         if found is not None:
             check_matches(found.state, settings, found.path)
         keep = found.state["corpus"] if found is not None else None
-        identity = prepare_source(settings, run.data, console.line, keep)
+        identity = prepare_source(settings, run.data, tell, keep)
         if found is not None:
             check_corpus(found.state, identity, found.path)
         write_atomic(run.config, dump_settings(settings))
@@ -151,7 +169,7 @@ def open_data(
 
 
 def choose_global_batch(world: World, settings: Settings, checkpoint: Checkpoint | None) -> tuple[int, str]:
-    """Samples a step, and why: the setting, else the resumed run's, else the profile's for this many ranks. Collective."""
+    """Samples a step, and why: as set, else as the resumed run had it, else by the profile. Collective."""
     kept = world.exchange.broadcast(checkpoint.state["global_batch"] if checkpoint is not None else None)
     if settings.training.global_batch is not None:
         return settings.training.global_batch, "training.global_batch"
@@ -164,9 +182,14 @@ def choose_global_batch(world: World, settings: Settings, checkpoint: Checkpoint
 
 
 def show(
-    console: Console, world: World, settings: Settings, run: RunDirectory, place: Placement, group: Group,
+    console: Console,
+    world: World,
+    settings: Settings,
+    run: RunDirectory,
+    place: Placement,
+    group: Group,
     facts: list[tuple[str, str]],
-) -> None:  # fmt: skip
+) -> None:
     """The start-up tables, each value with its reason. Rank 0 prints."""
     model, hardware = settings.model, settings.hardware
     precision = {
@@ -174,24 +197,31 @@ def show(
         "float32": "float32 throughout (hardware.dtype)",
         "float64": "float64 throughout (hardware.dtype)",
     }[hardware.dtype]
-    shape = (f"{model.num_layers} layers, width {model.embedding_dim}, {model.num_heads} heads, feed-forward "
-             f"{model.feed_forward_dim}, vocabulary {model.vocab_size}, {model.seq_length} tokens a sample")
+    shape = (
+        f"{model.num_layers} layers, width {model.embedding_dim}, {model.num_heads} heads, feed-forward "
+        f"{model.feed_forward_dim}, vocabulary {model.vocab_size}, {model.seq_length} tokens a sample"
+    )
     rows = [
         ("world", f"{world.size} ranks on {world.nodes} node(s), started by {world.launcher}"),
-        ("backend", f"{group.backend} on {group.interface.name} ({group.interface.reason}), "
-                    f"store {group.store_address}, timeout {group.timeout_s:g} s"),
+        (
+            "backend",
+            f"{group.backend} on {group.interface.name} ({group.interface.reason}), "
+            f"store {group.store_address}, timeout {group.timeout_s:g} s",
+        ),
         ("precision", precision),
         ("model", shape),
         *facts,
         ("run directory", str(run.path)),
-    ]  # fmt: skip
+    ]
     console.table("ryzen_mpi", rows, ("what", "value"))
     console.table("ranks", place.rows, ("rank", "node", "cores", "NUMA domain", "threads", "bound by"))
     for text in place.warnings:
         console.warn(text)
 
 
-def model_facts(settings: Settings, source: TokenSource, need: str, batch: tuple[int, str], steps: int) -> list[tuple[str, str]]:
+def model_facts(
+    settings: Settings, source: TokenSource, need: str, batch: tuple[int, str], steps: int
+) -> list[tuple[str, str]]:
     """Rows of the start-up table that depend on data and model."""
     from ryzen_mpi.model.transformer import parameter_count
 
@@ -200,8 +230,14 @@ def model_facts(settings: Settings, source: TokenSource, need: str, batch: tuple
         ("parameters", f"{count_text(parameters)} ({parameters:,})"),
         ("data", source.describe()),
         ("global batch", f"{batch[0]} samples, {count_text(batch[0] * settings.model.seq_length)} tokens ({batch[1]})"),
-        ("steps", f"{steps} ({settings.training.total_epochs} epoch(s) of {source.num_samples} samples"
-                  + (f", ended by training.max_steps={settings.training.max_steps})"
-                     if settings.training.max_steps == steps else ")")),
+        (
+            "steps",
+            f"{steps} ({settings.training.total_epochs} epoch(s) of {source.num_samples} samples"
+            + (
+                f", ended by training.max_steps={settings.training.max_steps})"
+                if settings.training.max_steps == steps
+                else ")"
+            ),
+        ),
         ("memory", need),
-    ]  # fmt: skip
+    ]

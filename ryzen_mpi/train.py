@@ -16,14 +16,26 @@ import click
 
 if TYPE_CHECKING:
     from ryzen_mpi.cluster.world import World
+    from ryzen_mpi.training.evaluate import HeldOut
+    from ryzen_mpi.training.step import TrainingStep
+    from ryzen_mpi.training.stop import StopRequest
+    from ryzen_mpi.training.tools import Tools
 
 
 @click.command("train")
 @click.option("--config", default="default", show_default=True, metavar="NAME|FILE", help="Profile or YAML file.")
-@click.option("--run-dir", metavar="DIR", help="Where the run is kept; continued if it holds checkpoints.  "
-              "[default: runs/<time>-<profile>]")  # fmt: skip
-@click.option("--resume", default="auto", show_default=True, metavar="auto|never|PATH",
-              help="auto: newest good checkpoint of the run directory. PATH: another run, or a checkpoint of one.")  # fmt: skip
+@click.option(
+    "--run-dir",
+    metavar="DIR",
+    help="Where the run is kept; continued if it holds checkpoints.  [default: runs/<time>-<profile>]",
+)
+@click.option(
+    "--resume",
+    default="auto",
+    show_default=True,
+    metavar="auto|never|PATH",
+    help="auto: newest good checkpoint of the run directory. PATH: another run, or a checkpoint of one.",
+)
 @click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
 def command(config: str, run_dir: str | None, resume: str, overrides: tuple[str, ...]) -> None:
     """Train a transformer on the ranks this is started on.
@@ -58,7 +70,6 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
 
     from ryzen_mpi.comm.rendezvous import process_group
     from ryzen_mpi.finish import Ending, close_run
-    from ryzen_mpi.training.evaluate import evaluate
     from ryzen_mpi.training.state import restore
     from ryzen_mpi.training.step import TrainingStep
     from ryzen_mpi.training.stop import StopRequest
@@ -68,7 +79,7 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
     need = startup.check_memory(world, settings)
     run = startup.claim_run_directory(world, run_dir, config)
     with StopRequest() as stop, process_group(world, settings.distributed) as group:
-        source, corpus, checkpoint = startup.open_data(world, settings, run, resume, console)
+        source, corpus, checkpoint = startup.open_data(world, settings, run, resume, console, stop)
         batch = startup.choose_global_batch(world, settings, checkpoint)
         step = TrainingStep(settings, source, world.rank, world.size, batch[0])
         restore(step, checkpoint)
@@ -76,27 +87,35 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
         facts = startup.model_facts(settings, source, need, batch, total)
         startup.show(console, world, settings, run, place, group, facts)
 
-        training, held_out, stopped = settings.training, None, 0
         tools = open_tools(world, settings, run, console, step, corpus, total, config)
-        with tools.progress:
-            while step.progress.step < total and not stopped:
-                before = step.progress.samples
-                outcome = step.run(stop.signal)
-                tools.recorder.step(outcome, step.progress.samples - before)
-                stopped, last = outcome.stop, outcome.step == total
-                if outcome.step % training.save_interval == 0 or stopped or last:
-                    tools.saver.save(step)
-                if not stopped and (outcome.step % training.eval_interval == 0 or last):
-                    held_out = evaluate(step.model, source, training.eval_samples, training.batch_size,
-                                        world.rank, world.size)  # fmt: skip
-                    tools.recorder.evaluation(outcome.step, held_out)
-            tools.recorder.finish(step.last_times())
-        if held_out is None and not stopped:  # resumed at its very end
-            held_out = evaluate(step.model, source, training.eval_samples, training.batch_size, world.rank, world.size)
+        held_out, stopped = loop(step, tools, total, stop)
         tools.saver.close()
         ending = Ending(total, held_out, stopped, time.monotonic() - began)
-        close_run(world, settings, run, console, step, source, tools, ending)
+        close_run(world, settings, run, console, step, tools, ending)
     return 0
+
+
+def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest) -> tuple[HeldOut | None, int]:
+    """Steps up to `total`, or until some rank is asked to stop. Collective.
+
+    Returns the newest held-out figures (None where it was stopped) and the signal it was stopped with, or 0.
+    """
+    training, held_out, stopped = step.settings.training, None, 0
+    with tools.progress:
+        while step.progress.step < total and not stopped:
+            before = step.progress.samples
+            outcome = step.run(stop.signal)
+            tools.recorder.step(outcome, step.progress.samples - before)
+            stopped, last = outcome.stop, outcome.step == total
+            if outcome.step % training.save_interval == 0 or stopped or last:
+                tools.saver.save(step)
+            if not stopped and (outcome.step % training.eval_interval == 0 or last):
+                held_out = step.evaluate()
+                tools.recorder.evaluation(outcome.step, held_out)
+        tools.recorder.finish(step.last_times())
+    if held_out is None and not stopped:  # resumed at its very end
+        held_out = step.evaluate()
+    return held_out, stopped
 
 
 if __name__ == "__main__":

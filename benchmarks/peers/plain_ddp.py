@@ -24,9 +24,15 @@ class PlainModel(nn.Module):
         self.token = nn.Embedding(shape.vocab_size, shape.embedding_dim)
         self.position = nn.Embedding(settings.max_positions, shape.embedding_dim)
         layer = nn.TransformerEncoderLayer(
-            shape.embedding_dim, shape.num_heads, shape.feed_forward_dim, shape.dropout, "gelu",
-            batch_first=True, norm_first=True, bias=False,
-        )  # fmt: skip
+            shape.embedding_dim,
+            shape.num_heads,
+            shape.feed_forward_dim,
+            shape.dropout,
+            "gelu",
+            batch_first=True,
+            norm_first=True,
+            bias=False,
+        )
         norm = nn.LayerNorm(shape.embedding_dim, bias=False)
         self.encoder = nn.TransformerEncoder(layer, shape.num_layers, norm, enable_nested_tensor=False)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(shape.seq_length))
@@ -46,9 +52,11 @@ class PlainStep:
         self.settings, self.source = settings, source
         self.model = DistributedDataParallel(PlainModel(settings), gradient_as_bucket_view=True)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings.training.learning_rate,
-            betas=(settings.training.beta1, settings.training.beta2), fused=True,
-        )  # fmt: skip
+            self.model.parameters(),
+            lr=settings.training.learning_rate,
+            betas=(settings.training.beta1, settings.training.beta2),
+            fused=True,
+        )
         self.autocast = settings.hardware.dtype == "bfloat16"
         self.number = 0
         self.rank = torch.distributed.get_rank()

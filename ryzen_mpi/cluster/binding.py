@@ -77,9 +77,7 @@ def _divide(cores: list[int], topology: Topology, ranks: int) -> list[list[int]]
     return parts
 
 
-def _binding(
-    rank: int, chosen: dict[int, tuple[list[int], str]], mask: Sequence[int], topology: Topology
-) -> Binding:
+def _binding(rank: int, chosen: dict[int, tuple[list[int], str]], mask: Sequence[int], topology: Topology) -> Binding:
     cores, reason = chosen[rank]
     cpus = tuple(sorted(set(mask) & {cpu for core in cores for cpu in topology.cores[core]}))
     domains = topology.domain_of(cpus)
@@ -88,7 +86,7 @@ def _binding(
 
 
 def launcher_cpus() -> set[int]:
-    """The CPUs that what started this process may use: what the job has, though the launcher bound us to less. Local."""
+    """The CPUs that what started this process may use: all of the job's, where the launcher bound us to less. Local."""
     try:
         return os.sched_getaffinity(os.getppid())
     except OSError:
@@ -108,14 +106,18 @@ def warnings(bindings: Sequence[Binding], topology: Topology) -> list[str]:
     """What a person should know about the plan of one node, most important first. Pure."""
     found = []
     if any(b.shared for b in bindings):
-        found.append(f"{len(bindings)} ranks share {len(topology.cores)} cores: they slow each other down; "
-                     f"figures of this run say nothing about scaling")  # fmt: skip
+        found.append(
+            f"{len(bindings)} ranks share {len(topology.cores)} cores: they slow each other down; "
+            f"figures of this run say nothing about scaling"
+        )
     spanning = [rank for rank, b in enumerate(bindings) if b.domain is None]
     if spanning:
         found.append(f"local ranks {spanning} span several NUMA domains: start with --map-by numa")
     used = {cpu for b in bindings for cpu in b.cpus}
     idle = sum(1 for core in topology.cores if not used & set(core))
     if idle:
-        found.append(f"{idle} of {len(topology.cores)} cores are idle: start more ranks a node, or give mpirun "
-                     f"--bind-to none so that ryzen_mpi divides all cores")  # fmt: skip
+        found.append(
+            f"{idle} of {len(topology.cores)} cores are idle: start more ranks a node, or give mpirun "
+            f"--bind-to none so that ryzen_mpi divides all cores"
+        )
     return found

@@ -31,8 +31,9 @@ def local_interfaces() -> list[dict[str, Any]]:
         for item in addresses:
             if item.family == socket.AF_INET and item.netmask and name in stats and stats[name].isup:
                 network = ipaddress.ip_network(f"{item.address}/{item.netmask}", strict=False)
-                found.append({"name": name, "address": item.address, "network": str(network),
-                              "speed": max(0, stats[name].speed)})  # fmt: skip
+                found.append(
+                    {"name": name, "address": item.address, "network": str(network), "speed": max(0, stats[name].speed)}
+                )
     return found
 
 
@@ -59,7 +60,9 @@ def choose(
             return Interface(loopback["name"], loopback["address"], "one node: nothing leaves it")
     common = set.intersection(*({item["network"] for item in items if not _is_loopback(item)} for items in everyone))
     if not common:
-        table = "; ".join(f"rank {r}: {', '.join(item['network'] for item in items)}" for r, items in enumerate(everyone))
+        table = "; ".join(
+            f"rank {r}: {', '.join(item['network'] for item in items)}" for r, items in enumerate(everyone)
+        )
         raise UserError(f"the ranks share no network ({table})", "name one with distributed.interface=NAME")
     speed = {n: min(max(i["speed"] for i in items if i["network"] == n) for items in everyone) for n in common}
     network = min(common, key=lambda n: (-speed[n], n))

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ryzen_mpi.errors import UserError
 from ryzen_mpi.cluster.exchange import Alone, Exchange, MpiExchange, StoreExchange
+from ryzen_mpi.errors import UserError
 
 # (variable with the rank, variable with the size, launcher); hints only
 _LAUNCHERS = (
@@ -87,9 +87,17 @@ def discover(environment: Mapping[str, str] = os.environ) -> World:
     exchange = MpiExchange(comm)
     leaders = sorted(set(exchange.allgather(lowest)))
     return World(
-        comm.rank, comm.size, local_rank, local_size, leaders.index(lowest), len(leaders), socket.gethostname(),
-        launcher, exchange, comm,
-    )  # fmt: skip
+        comm.rank,
+        comm.size,
+        local_rank,
+        local_size,
+        leaders.index(lowest),
+        len(leaders),
+        socket.gethostname(),
+        launcher,
+        exchange,
+        comm,
+    )
 
 
 def alone() -> World:
@@ -148,9 +156,20 @@ def _from_torchrun(environment: Mapping[str, str]) -> World:
         node, nodes = int(environment.get("GROUP_RANK", "0")), int(environment.get("GROUP_WORLD_SIZE", "1"))
         address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
     except (KeyError, ValueError) as error:
-        raise UserError(f"torchrun's variables are not complete: {error}", "start with torchrun --nproc-per-node N") from None
+        raise UserError(
+            f"torchrun's variables are not complete: {error}", "start with torchrun --nproc-per-node N"
+        ) from None
     rank, size, local_rank, local_size = numbers
     store = TCPStore(address, port, size, is_master=False)
     exchange = StoreExchange(store, rank, size)
-    return World(rank, size, local_rank, local_size, node, nodes, socket.gethostname(),
-                 "torchrun (TORCHELASTIC_RUN_ID is set)", exchange)  # fmt: skip
+    return World(
+        rank,
+        size,
+        local_rank,
+        local_size,
+        node,
+        nodes,
+        socket.gethostname(),
+        "torchrun (TORCHELASTIC_RUN_ID is set)",
+        exchange,
+    )

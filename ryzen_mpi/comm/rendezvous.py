@@ -57,9 +57,12 @@ def process_group(world: World, settings: Distributed) -> Iterator[Group]:
     store, address = _open_store(world, settings, interface)
     timeout = timedelta(seconds=settings.timeout_s)
     dist.init_process_group(
-        settings.backend, store=dist.PrefixStore("ryzen_mpi", store), rank=world.rank, world_size=world.size,
+        settings.backend,
+        store=dist.PrefixStore("ryzen_mpi", store),
+        rank=world.rank,
+        world_size=world.size,
         timeout=timeout,
-    )  # fmt: skip
+    )
     try:
         yield Group(settings.backend, interface, address, settings.timeout_s)
     finally:
@@ -106,8 +109,15 @@ def _open_store(world: World, settings: Distributed, interface: network.Interfac
     timeout = timedelta(seconds=max(60.0, settings.timeout_s))  # ranks of a busy node arrive far apart
     if listener is not None:
         # our own listener, because a TCPStore left to itself listens on every interface of the host
-        store = dist.TCPStore(host, port, world.size, is_master=True, timeout=timeout, wait_for_workers=False,
-                              master_listen_fd=listener.detach())  # fmt: skip
+        store = dist.TCPStore(
+            host,
+            port,
+            world.size,
+            is_master=True,
+            timeout=timeout,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
     else:
         store = dist.TCPStore(host, port, world.size, is_master=False, timeout=timeout, wait_for_workers=False)
     return store, f"{host}:{port}"
@@ -122,7 +132,9 @@ def _requested_address(settings: Distributed) -> tuple[str | None, int]:
         host = settings.master_addr or os.environ.get("MASTER_ADDR")
         port = settings.master_port or os.environ.get("MASTER_PORT", "")
         if not host or not str(port).isdigit():
-            raise UserError("distributed.init_method=env:// needs MASTER_ADDR and MASTER_PORT",
-                            "distributed.init_method=auto needs neither")
+            raise UserError(
+                "distributed.init_method=env:// needs MASTER_ADDR and MASTER_PORT",
+                "distributed.init_method=auto needs neither",
+            )
         return host, int(port)
     return settings.master_addr, settings.master_port

@@ -25,8 +25,10 @@ def command(run_dir: str, prompt: str, tokens: int, temperature: float, seed: in
 
     run = RunDirectory(Path(run_dir).expanduser())
     if not run.config.is_file():
-        raise UserError(f"{run.path} is no run directory: it has no {run.config.name}",
-                        "the path that training printed as its run directory")
+        raise UserError(
+            f"{run.path} is no run directory: it has no {run.config.name}",
+            "the path that training printed as its run directory",
+        )
     settings = load_settings(str(run.config))
     model, checkpoint, damaged = load_model(settings, run.checkpoints)
     for item in damaged:

@@ -32,10 +32,15 @@ def prepare_source(settings: Settings, directory: Path, progress: Progress, keep
         return keep
     data = settings.data
     corpus = prepare_text(
-        directory, list(data.paths) or None, data.tokenizer,
-        256 if data.tokenizer == "bytes" else settings.model.vocab_size, data.held_out,
-        seq_length=settings.model.seq_length, pattern=data.pattern, progress=progress,
-    )  # fmt: skip
+        directory,
+        list(data.paths) or None,
+        data.tokenizer,
+        256 if data.tokenizer == "bytes" else settings.model.vocab_size,
+        data.held_out,
+        seq_length=settings.model.seq_length,
+        pattern=data.pattern,
+        progress=progress,
+    )
     return corpus.sha256[TRAIN_FILE]
 
 

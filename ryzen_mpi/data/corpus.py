@@ -123,9 +123,7 @@ def _files_below(
         for name in sorted(folders):
             if Path(here, name).is_symlink():
                 left_out.append(LeftOut(Path(here, name).relative_to(folder).as_posix(), "link to a folder"))
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in skipped_folders
-        )
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skipped_folders)
         for name in sorted(fnmatch.filter(files, pattern)):
             path = Path(here, name)
             if name.startswith("."):

@@ -31,14 +31,10 @@ class MarkovSource(SyntheticSource):
         UserError: an argument is out of its range.
     """
 
-    def __init__(
-        self, vocab_size: int, seq_length: int, num_samples: int, seed: int, branching: int = 4
-    ) -> None:
+    def __init__(self, vocab_size: int, seq_length: int, num_samples: int, seed: int, branching: int = 4) -> None:
         super().__init__(vocab_size, seq_length, num_samples, seed)
         if not 2 <= branching <= vocab_size:
-            raise UserError(
-                f"branching {branching} is out of range", f"2 to the vocabulary size, {vocab_size}"
-            )
+            raise UserError(f"branching {branching} is out of range", f"2 to the vocabulary size, {vocab_size}")
         generator = keyed_generator(seed, STRUCTURE)
         self.successors = _successors(generator, vocab_size, branching)
         even = np.full(branching, EVEN_SHARE / branching)

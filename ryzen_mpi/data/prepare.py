@@ -95,9 +95,7 @@ def _checked_settings(
     tokenizer_kind: str, vocab_size: int | None, held_out_fraction: float, seq_length: int
 ) -> Settings:
     if not 0 < held_out_fraction < 1:
-        raise UserError(
-            f"held-out fraction {held_out_fraction} is out of range", "between 0 and 1, such as 0.05"
-        )
+        raise UserError(f"held-out fraction {held_out_fraction} is out of range", "between 0 and 1, such as 0.05")
     if seq_length < 1:
         raise UserError(f"sequence length {seq_length} is out of range", "at least 1")
     return Settings(tokenizer_kind, check_vocab_size(tokenizer_kind, vocab_size), held_out_fraction)

@@ -79,9 +79,7 @@ class TextCorpus:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(
-                f"{path} is missing: the corpus was never prepared to the end", REBUILD_HINT
-            ) from None
+            raise UserError(f"{path} is missing: the corpus was never prepared to the end", REBUILD_HINT) from None
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}", REBUILD_HINT) from error
         hints = get_type_hints(cls)

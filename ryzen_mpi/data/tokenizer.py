@@ -115,9 +115,7 @@ class BpeTokenizer:
                 "delete the prepared corpus's folder; it is prepared again at the next start",
             ) from error
         if loaded.separator is None:
-            raise UserError(
-                f"the tokenizer {path} has no token {SEPARATOR}", "it was not made by this program"
-            )
+            raise UserError(f"the tokenizer {path} has no token {SEPARATOR}", "it was not made by this program")
         return loaded
 
     def save(self, path: Path) -> None:

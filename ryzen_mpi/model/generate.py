@@ -11,9 +11,7 @@ from ryzen_mpi.model.transformer import Transformer
 
 
 @torch.no_grad()
-def generate(
-    model: Transformer, prompt: Sequence[int], count: int, temperature: float, seed: int
-) -> Iterator[int]:
+def generate(model: Transformer, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Iterator[int]:
     """`count` tokens that follow `prompt` (at least one token). Local.
 
     The model sees at most as many tokens back as it has positions for.

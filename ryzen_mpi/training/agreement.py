@@ -1,7 +1,7 @@
 """What all ranks decide together, once a step, before the optimiser changes anything.
 
-One small all-gather carries every rank's row: is my part finite, was I asked to stop, my loss, my times. Every rank then
-draws the same conclusion from the same table.
+One small all-gather carries every rank's row: is my part finite, was I asked to stop, my loss, my times. Every rank
+then draws the same conclusion from the same table.
 """
 
 from __future__ import annotations

@@ -85,13 +85,24 @@ class Recorder:
         self._communication_s.append(communication_s)
         self.sink.write(
             StepRecord(
-                step=outcome.step, wall_time_s=wall_time_s, loss=outcome.loss, accuracy=outcome.accuracy,
-                learning_rate=outcome.learning_rate, gradient_norm=outcome.gradient_norm, samples=outcome.samples,
-                tokens=outcome.tokens, step_s=step_s, communication_s=communication_s, skipped=outcome.skipped,
-                rank_step_s=times.step_s, rank_communication_s=times.communication_s,
-                rank_rss_bytes=outcome.table.rss_bytes, rank_cpu_share=times.cpu_share, gradient_variance=variance,
+                step=outcome.step,
+                wall_time_s=wall_time_s,
+                loss=outcome.loss,
+                accuracy=outcome.accuracy,
+                learning_rate=outcome.learning_rate,
+                gradient_norm=outcome.gradient_norm,
+                samples=outcome.samples,
+                tokens=outcome.tokens,
+                step_s=step_s,
+                communication_s=communication_s,
+                skipped=outcome.skipped,
+                rank_step_s=times.step_s,
+                rank_communication_s=times.communication_s,
+                rank_rss_bytes=outcome.table.rss_bytes,
+                rank_cpu_share=times.cpu_share,
+                gradient_variance=variance,
             )
-        )  # fmt: skip
+        )
 
     def _variance(self, outcome: StepOutcome) -> list[float]:
         """Variance of each layer's gradient elements before clipping."""

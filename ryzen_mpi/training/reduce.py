@@ -1,7 +1,7 @@
 """Gradients of all ranks summed into the flat gradient: by the book, and fast.
 
-The loss is already divided by the tokens of the global batch, so the sum over ranks is the gradient; no division follows,
-and ranks may hold different numbers of samples (or none).
+The loss is already divided by the tokens of the global batch, so the sum over ranks is the gradient; no division
+follows, and ranks may hold different numbers of samples (or none).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class NaiveReducer:
 
 
 class BucketedReducer:
-    """Moves every gradient into the flat vector the moment it is final, and reduces whole buckets while backward goes on.
+    """Moves every gradient into the flat vector when it is final, and reduces whole buckets while backward goes on.
 
     The bucket order is the flat order, which is nearly the order of backward; a bucket is only launched after those
     before it, so that all ranks launch the same sequence whatever they computed.

@@ -79,15 +79,19 @@ def check_matches(state: dict[str, Any], settings: Settings, path: Path) -> None
         if key.startswith(_FIXED) and key not in _FREE and then.get(key) != now.get(key)
     ]
     if differing:
-        raise UserError(f"{path} is of another run: {', '.join(differing)}",
-                        "give the settings it was made with, or --resume never and another --run-dir")
+        raise UserError(
+            f"{path} is of another run: {', '.join(differing)}",
+            "give the settings it was made with, or --resume never and another --run-dir",
+        )
 
 
 def check_corpus(state: dict[str, Any], corpus: str, path: Path) -> None:
     """Raises UserError where the data is not what the checkpoint was trained on."""
     if state["corpus"] != corpus:
-        raise UserError(f"{path} was trained on other data: the corpus has changed since",
-                        "resume with the files it was started with, or --resume never and another --run-dir")
+        raise UserError(
+            f"{path} was trained on other data: the corpus has changed since",
+            "resume with the files it was started with, or --resume never and another --run-dir",
+        )
 
 
 def restore(step: TrainingStep, checkpoint: Checkpoint | None) -> None:
@@ -118,7 +122,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def load_model(settings: Settings, checkpoints: Path) -> tuple[Transformer, Checkpoint, list[DamagedCheckpoint]]:
-    """The model of the newest good checkpoint, in float32, with the damaged ones passed over. Local. Raises UserError."""
+    """The newest good checkpoint's model, in float32, and the damaged ones passed over. Local. Raises UserError."""
     checkpoint, damaged = _or_refuse(checkpoints)
     if checkpoint is None:
         raise UserError(f"{checkpoints} holds no checkpoint yet", "training saves every training.save_interval steps")

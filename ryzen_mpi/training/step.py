@@ -16,6 +16,7 @@ from ryzen_mpi.data.source import TokenSource
 from ryzen_mpi.model.dropout import mix
 from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.agreement import Agreement, Row, Table, Usage
+from ryzen_mpi.training.evaluate import HeldOut, evaluate
 from ryzen_mpi.training.flat import FlatParameters
 from ryzen_mpi.training.optimizer import FlatOptimizer
 from ryzen_mpi.training.reduce import BucketedReducer, Reducer, broadcast_weights, gradient_norm
@@ -72,13 +73,18 @@ class StepOutcome:
 class TrainingStep:
     """The state of training on one rank and the step that moves it on.
 
-    All ranks construct it alike and call `run` together. `progress`, `flat` and `optimizer` are what a checkpoint keeps.
+    All ranks construct it alike and call `run` together. A checkpoint keeps `progress`, `flat` and `optimizer`.
     """
 
     def __init__(
-        self, settings: Settings, source: TokenSource, rank: int, ranks: int, global_batch: int,
+        self,
+        settings: Settings,
+        source: TokenSource,
+        rank: int,
+        ranks: int,
+        global_batch: int,
         reducer: type[Reducer] = BucketedReducer,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.settings, self.source, self.rank, self.ranks = settings, source, rank, ranks
         self.global_batch = global_batch
         self.total_samples = settings.training.total_epochs * source.num_samples
@@ -121,14 +127,29 @@ class TrainingStep:
         self.progress = Progress(done.step + 1, done.samples + count, done.skipped + skipped)
         self._last = (time.perf_counter() - started, communication_s + agreed_s)
         return StepOutcome(
-            self.progress.step, self.progress.samples, tokens, float(table.loss.sum()),
-            float(table.right.sum() / tokens), norm, rate, skipped, int(table.stop.max()), table, *self._last,
-        )  # fmt: skip
+            self.progress.step,
+            self.progress.samples,
+            tokens,
+            float(table.loss.sum()),
+            float(table.right.sum() / tokens),
+            norm,
+            rate,
+            skipped,
+            int(table.stop.max()),
+            table,
+            *self._last,
+        )
 
     def last_times(self) -> Table:
         """The rows of all ranks with the times of the newest step, for the record of the last one. Collective."""
         rss, cpu_share = self.usage.sample()
         return self.agreement.gather(Row(1, 0, 0, 0, 0, *self._last, rss, cpu_share))[0]
+
+    def evaluate(self) -> HeldOut:
+        """Held-out figures of the model as it is. Collective."""
+        training = self.settings.training
+        samples, batch = training.eval_samples, training.batch_size
+        return evaluate(self.model, self.source, samples, batch, self.rank, self.ranks)
 
     def micro_batches(self, position: int, count: int) -> Iterator[np.ndarray]:
         """This rank's share of `count` stream positions from `position`, in micro-batches of at most batch_size."""

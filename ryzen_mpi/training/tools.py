@@ -28,9 +28,15 @@ class Tools:
 
 
 def open_tools(
-    world: World, settings: Settings, run: RunDirectory, console: Console, step: TrainingStep, corpus: str,
-    total_steps: int, profile: str,
-) -> Tools:  # fmt: skip
+    world: World,
+    settings: Settings,
+    run: RunDirectory,
+    console: Console,
+    step: TrainingStep,
+    corpus: str,
+    total_steps: int,
+    profile: str,
+) -> Tools:
     """Opens them; on ranks other than 0 those that rank 0 keeps for all do nothing. Raises UserError."""
     resumed = step.progress.step
     labels = {"run": run.path.name, "node": world.hostname, "jobid": os.environ.get("SLURM_JOB_ID", "none")}
@@ -41,12 +47,19 @@ def open_tools(
     if world.is_leader:
         run.complete.unlink(missing_ok=True)  # the run goes on: it is not complete
         metrics = Hdf5Sink(
-            run.metrics, world.size, list(layer_slices(step.flat)), resumed,
-            run={"run": run.path.name, "profile": profile}, events=event_file(run.events, 0), report=console.warn,
-        )  # fmt: skip
+            run.metrics,
+            world.size,
+            list(layer_slices(step.flat)),
+            resumed,
+            run={"run": run.path.name, "profile": profile},
+            events=event_file(run.events, 0),
+            report=console.warn,
+        )
         sink = Sinks([metrics, events], report=console.warn)
         saver = Saver(run, settings.training.keep_checkpoints, corpus, resumed)
     progress = console.progress(total_steps, resumed)
     training = settings.training
-    recorder = Recorder(sink, progress, step.flat, training.log_interval if world.is_leader else 2**62, training.clip_norm)
+    recorder = Recorder(
+        sink, progress, step.flat, training.log_interval if world.is_leader else 2**62, training.clip_norm
+    )
     return Tools(events, recorder, saver, progress)
