@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,29 @@ LINE_EVERY_S = 10.0
 """A log gets a line at most this often."""
 
 
+LOG_COLUMNS = 120
+"""A log has no width of its own."""
+
+
+def terminal_columns() -> int | None:
+    """Width of the terminal the person looks at, or None where the output goes elsewhere. Local.
+
+    Under mpirun standard output is a terminal of mpirun's own making, wherever mpirun prints: the launcher is asked.
+    """
+    try:
+        if "OMPI_COMM_WORLD_RANK" not in os.environ:
+            return os.get_terminal_size(sys.stdout.fileno()).columns
+        if not sys.stdout.isatty():
+            return None
+        launcher = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_NOCTTY)
+        try:
+            return os.get_terminal_size(launcher).columns
+        finally:
+            os.close(launcher)
+    except (OSError, ValueError):
+        return None
+
+
 class Console:
     """Prints on rank 0 and drops everything on the others, so that callers need no conditions. Local."""
 
@@ -22,13 +46,13 @@ class Console:
         if leader:
             from rich.console import Console as Rich
 
-            # a log has no width of its own; a table must not be folded to 80 columns there
-            self._rich = Rich(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
+            columns = terminal_columns()
+            self._rich = Rich(width=columns or LOG_COLUMNS, force_terminal=columns is not None, highlight=False)
 
     @property
     def live(self) -> bool:
         """Whether a bar can be drawn: Open MPI gives several ranks a terminal, only rank 0 may use it."""
-        return self.leader and sys.stdout.isatty() and self._rich.is_terminal
+        return self.leader and self._rich.is_terminal
 
     def line(self, text: str = "") -> None:
         if self.leader:
@@ -76,10 +100,8 @@ class TrainingProgress:
     def update(self, step: int, loss: float, samples_per_s: float, note: str = "") -> None:
         """Step `step` (1-based) is done."""
 
-    def note(self, text: str) -> None:
-        """A line that stays."""
-
     def left_text(self, step: int) -> str:
+        """Time left at the pace so far, or `?` where there is none yet."""
         done = step - self.start
         if done < 2:
             return "?"
@@ -103,9 +125,6 @@ class PlainProgress(TrainingProgress):
             f"{note}  {self.left_text(step)} left"
         )
 
-    def note(self, text: str) -> None:
-        self._console.line(text)
-
 
 class LiveProgress(TrainingProgress):
     """A bar with loss, samples a second and the time left."""
@@ -113,18 +132,25 @@ class LiveProgress(TrainingProgress):
     def __init__(self, rich_console: Any, total: int, start: int) -> None:
         super().__init__(total, start)
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.text import Text
 
-        self._bar = Progress(
+        class Bar(Progress):
+            def get_renderables(self):
+                yield from super().get_renderables()
+                yield Text(" ")  # mpirun passes on whole lines only: the bar's own has to end
+
+        self._bar = Bar(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[rate]} samples/s"),
+            TextColumn("{task.fields[note]}"),
             TextColumn("{task.fields[left]} left"),
             console=rich_console,
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task("", total=total, completed=start, loss="?", rate="?", left="?")
+        self._task = self._bar.add_task("", total=total, completed=start, loss="?", rate="?", left="?", note="")
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
@@ -135,8 +161,10 @@ class LiveProgress(TrainingProgress):
 
     def update(self, step: int, loss: float, samples_per_s: float, note: str = "") -> None:
         self._bar.update(
-            self._task, completed=step, loss=f"{loss:.4f}", rate=rate_text(samples_per_s), left=self.left_text(step)
+            self._task,
+            completed=step,
+            loss=f"{loss:.4f}",
+            rate=rate_text(samples_per_s),
+            note=note,
+            left=self.left_text(step),
         )
-
-    def note(self, text: str) -> None:
-        self._bar.console.print(text, markup=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +22,10 @@ from ryzen_mpi.errors import UserError
 
 PROFILES = Path(__file__).parent / "profiles"
 DEFAULT_PROFILE = "default"
+
+# what PyYAML raises: beside its own, whatever its constructors trip over (`!!int ""`, `!!bool x`, impossible dates)
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_ONE_REFERENCE = re.compile(r"\$(\w+|\{.*\})", re.DOTALL)
 
 
 def profile_names() -> list[str]:
@@ -36,7 +41,10 @@ def load_settings(
     Local; every rank that reads the same file gets the same answer. Raises UserError.
     """
     path = _config_path(config)
-    tree = _interpolate(_read_yaml(path), os.environ if environment is None else environment, str(path))
+    try:  # a copy of the environment, because ${NAME:=default} writes to it
+        tree = _interpolate(_read_yaml(path), dict(os.environ if environment is None else environment), str(path))
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply, or within itself") from None
     for override in overrides:
         _apply(tree, override)
     return build_settings(tree, source=path.name)
@@ -52,15 +60,19 @@ def build_settings(tree: Mapping[str, Any], source: str) -> Settings:
 
 def dump_settings(settings: Settings) -> str:
     """The resolved settings as YAML that `load_settings` reads back to the same value."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    return yaml.safe_dump(_escape(settings.model_dump(mode="json")), sort_keys=False)
 
 
 def _config_path(config: str) -> Path:
     if config in profile_names():
         return PROFILES / f"{config}.yaml"
-    path = Path(config).expanduser()
-    if path.is_file():
-        return path
+    path = Path(config)
+    try:
+        path = path.expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long, a user who is not known
+        raise UserError(f"--config {_short(config)}: {getattr(error, 'strerror', None) or error}") from None
     near = difflib.get_close_matches(config, profile_names(), n=1)
     suggestion = f"did you mean {near[0]}? " if near else ""
     what = "is a folder, not a file" if path.is_dir() else "is neither a profile nor a file"
@@ -74,7 +86,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: impossible dates and the like
+    except _YAML_ERRORS as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
@@ -93,16 +105,27 @@ def _interpolate(value: Any, environment: Mapping[str, str], where: str) -> Any:
         return value
     try:
         text = expand(value, nounset=True, environ=environment)
-    except ExpandvarsException as error:
+    except (ExpandvarsException, RecursionError) as error:
         raise UserError(f"{where}: {value!r}: {error}", "write ${NAME:-default} to give a default") from None
-    return _scalar(text) if text != value else text
+    return _scalar(text) if _ONE_REFERENCE.fullmatch(value) else text
+
+
+def _escape(value: Any) -> Any:
+    """The inverse of `_interpolate`: text with a `$` of its own is written so that it is read back as it is."""
+    if isinstance(value, dict):
+        return {key: _escape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    if not isinstance(value, str) or "$" not in value:
+        return value
+    return value.replace("\\", "\\\\").replace("$", "\\$")
 
 
 def _scalar(text: str) -> Any:
     """`text` as YAML reads a scalar or a flow list; text that is no YAML stays text."""
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except _YAML_ERRORS:
         return text
     if isinstance(value, str):
         try:  # YAML 1.1 reads 1e-3 as text because it has no dot
@@ -150,7 +173,10 @@ def _readable(error: ValidationError, source: str) -> UserError:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -106,9 +106,9 @@ def restore(step: TrainingStep, checkpoint: Checkpoint | None) -> None:
     if checkpoint is not None:
         progress = Progress(**checkpoint.state["progress"])
         numbers = torch.tensor([progress.step, progress.samples, progress.skipped, checkpoint.state["updates"]])
-    if world_size() > 1:
+    if world_size(step.group) > 1:
         for tensor in (step.flat.master, step.optimizer.first, step.optimizer.second, numbers):
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor, src=0, group=step.group)
     step.progress = Progress(*(int(n) for n in numbers[:3]))
     step.optimizer.updates = int(numbers[3])
     step.flat.publish()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from ryzen_mpi.config import Settings
 from ryzen_mpi.data.sampler import Sampler, rank_slice
@@ -83,18 +84,19 @@ class TrainingStep:
         rank: int,
         ranks: int,
         global_batch: int,
-        reducer: type[Reducer] = BucketedReducer,
+        reducer: Callable[[FlatParameters, dist.ProcessGroup | None], Reducer] = BucketedReducer,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.settings, self.source, self.rank, self.ranks = settings, source, rank, ranks
+        self.settings, self.source, self.rank, self.ranks, self.group = settings, source, rank, ranks, group
         self.global_batch = global_batch
         self.total_samples = settings.training.total_epochs * source.num_samples
         self.sampler = Sampler(source.num_samples, settings.training.seed)
         self.model = build_model(settings)
         self.flat = FlatParameters(self.model, DTYPES[settings.hardware.dtype])
-        broadcast_weights(self.flat)
-        self.reducer: Reducer = reducer(self.flat)
+        broadcast_weights(self.flat, group)
+        self.reducer: Reducer = reducer(self.flat, group)
         self.optimizer = FlatOptimizer(self.flat, settings.training)
-        self.agreement, self.usage = Agreement(), Usage()
+        self.agreement, self.usage = Agreement(group), Usage()
         self.progress = Progress()
         self.forward = torch.compile(self.model, dynamic=False) if settings.hardware.compile else self.model
         self._last = (math.nan, math.nan)
