@@ -2,6 +2,7 @@
 
     python benchmarks/training.py --peer plain-ddp        # ratio of samples a second, bfloat16 and float32
     python benchmarks/training.py --scaling               # 2 ranks against 1 at the same work a rank, and what limits
+    python benchmarks/training.py --metrics               # what recording every step costs
 
 Starts itself under mpirun. Both sides alternate in one run, on one core a rank; medians with 95 % intervals.
 Runs on an idle machine only: the share of time the ranks waited for a core is part of the result.
@@ -20,6 +21,7 @@ def arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--peer", choices=["plain-ddp"], help="what to measure against")
     what.add_argument("--scaling", action="store_true", help="measure 2 ranks against 1")
+    what.add_argument("--metrics", action="store_true", help="measure the cost of metrics.h5, events and the console")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15, help="alternations of the sides")
     parser.add_argument("--steps", type=int, default=6, help="steps of a side in a round")
@@ -97,6 +99,31 @@ def against_one_rank(world, settings, source, options) -> dict:
     return figures
 
 
+def against_no_metrics(world, settings, source, options) -> dict:
+    """A step with everything that is recorded of it, against the bare step. Collective."""
+    import tempfile
+    from pathlib import Path
+
+    import torch.distributed as dist
+
+    from ryzen_mpi.console import Console
+    from ryzen_mpi.rundir import RunDirectory
+    from ryzen_mpi.training.step import TrainingStep
+    from ryzen_mpi.training.tools import open_tools
+
+    batch = settings.training.batch_size * world.size
+    step = TrainingStep(settings, source, world.rank, world.size, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder))
+        tools = open_tools(world, settings, run, Console(world.is_leader), step, "none", step.total_steps, "benchmark")
+        sides = {"recorded": lambda: tools.recorder.step(step.run(), batch), "bare": step.run}
+        seconds = slowest(alternate(sides, options.rounds, options.steps, dist.barrier), world)
+        tools.recorder.sink.close()
+    # the record of a step is part of that step's own time on rank 0, and of the next step's on the others
+    figures = {f"{name}_samples_per_s": common.rate(values, batch) for name, values in seconds.items()}
+    return figures | {"recorded_over_bare": common.ratio(seconds["recorded"], seconds["bare"], options.rounds)}
+
+
 def main() -> None:
     options = arguments()
     common.relaunch(options.ranks)
@@ -115,7 +142,11 @@ def main() -> None:
 
     keep_freed_memory()  # for both sides: they share the process
     torch.set_num_threads(1)
-    measure = against_peer if options.peer else against_one_rank
+    name, measure = "scaling", against_one_rank
+    if options.peer:
+        name, measure = options.peer, against_peer
+    elif options.metrics:
+        name, measure = "metrics", against_no_metrics
     result: dict = {"profile": options.profile, "overrides": options.overrides, "ranks": world.size, "threads": 1}
     with process_group(world, load_settings(options.profile).distributed):
         for dtype in options.dtype:
@@ -130,8 +161,7 @@ def main() -> None:
         for warning in place.warnings:
             print(f"warning: {warning}")
         if options.save:
-            name = f"training-{options.peer}" if options.peer else "training-scaling"
-            print(f"kept in {common.save(name, result).relative_to(common.RESULTS.parent.parent)}")
+            print(f"kept in {common.save(f'training-{name}', result).relative_to(common.RESULTS.parent.parent)}")
     world.exchange.close()
 
 

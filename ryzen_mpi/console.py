@@ -28,7 +28,7 @@ def terminal_columns() -> int | None:
             return os.get_terminal_size(sys.stdout.fileno()).columns
         if not sys.stdout.isatty():
             return None
-        launcher = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_NOCTTY)
+        launcher = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         try:
             return os.get_terminal_size(launcher).columns
         finally:
@@ -47,7 +47,9 @@ class Console:
             from rich.console import Console as Rich
 
             columns = terminal_columns()
-            self._rich = Rich(width=columns or LOG_COLUMNS, force_terminal=columns is not None, highlight=False)
+            self._rich = Rich(  # emoji: a slice such as x[:o:] is code, not a picture
+                width=columns or LOG_COLUMNS, force_terminal=columns is not None, highlight=False, emoji=False
+            )
 
     @property
     def live(self) -> bool:

@@ -6,6 +6,7 @@ that one rank meets alone ends the whole job at once: the others would wait for 
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
@@ -39,6 +40,8 @@ def run_job(body: Callable[[World], int]) -> int:
         world.exchange.abort(130)
         return 130
     except Exception as error:
+        if _is_consequence(error):
+            _let_the_cause_speak()
         _report(world, error)
         world.exchange.abort(1)
         return 1
@@ -89,6 +92,18 @@ def _all_here(comm: Any) -> bool:
     while not (done := request.Test()) and time.monotonic() < patience:
         time.sleep(0.01)
     return bool(done)
+
+
+def _is_consequence(error: Exception) -> bool:
+    """Whether `error` only says that another rank has gone: what that rank says is what a person needs."""
+    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+
+
+def _let_the_cause_speak() -> None:
+    """Waits for the rank that failed first to end the job, this process with it and without a word."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    time.sleep(2 * ORDERLY_S)  # a rank with a UserError of its own waits ORDERLY_S for us to meet the same one
 
 
 def _show(error: UserError) -> None:

@@ -61,14 +61,21 @@ class RunDirectory:
 
     def lock(self) -> int:
         """Keeps the directory for this process until it ends, however it ends. Rank 0. Raises UserError."""
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        handle = -1
         try:
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(handle)
             raise UserError(
                 f"run directory {self.path} is in use by {holder}", "wait for it, or choose another with --run-dir DIR"
+            ) from None
+        except OSError as error:  # of another user, or on a file system without locks
+            if handle >= 0:
+                os.close(handle)
+            raise UserError(
+                f"run directory {self.path} can't be locked: {error.strerror}", "choose another with --run-dir DIR"
             ) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)

@@ -108,11 +108,11 @@ def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest) -> tup
             tools.recorder.step(outcome, step.progress.samples - before)
             stopped, last = outcome.stop, outcome.step == total
             if outcome.step % training.save_interval == 0 or stopped or last:
+                tools.recorder.finish(step.last_times())  # first: no checkpoint may be ahead of its records
                 tools.saver.save(step)
             if not stopped and (outcome.step % training.eval_interval == 0 or last):
                 held_out = step.evaluate()
                 tools.recorder.evaluation(outcome.step, held_out)
-        tools.recorder.finish(step.last_times())
     if held_out is None and not stopped:  # resumed at its very end
         held_out = step.evaluate()
     return held_out, stopped

@@ -28,13 +28,13 @@ def duration_text(seconds: float) -> str:
 def count_text(count: int) -> str:
     """`count` with a decimal prefix: 1_234_567 -> '1.23 M'."""
     for size, unit in ((1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k")):
-        if count >= size:
+        if count >= 0.9995 * size:  # what rounds to 1000 of a unit is 1 of the next
             return f"{count / size:.3g}{unit}"
     return str(count)
 
 
 def rate_text(per_second: float) -> str:
     """A rate with three significant figures and no needless decimals."""
-    if per_second >= 1000:
+    if per_second >= 999.5:
         return f"{per_second:,.0f}"
     return f"{per_second:.3g}"

@@ -61,20 +61,20 @@ def plan(masks: Sequence[Sequence[int]], topology: Topology, bind: str = "auto")
 
 
 def _divide(cores: list[int], topology: Topology, ranks: int) -> list[list[int]]:
-    """`cores` divided among `ranks`: blocks of ranks to NUMA domains, equal shares within each."""
+    """`cores` divided among `ranks`: blocks of ranks to NUMA domains, equal shares, the largest there can be."""
+    if ranks > len(cores):
+        return [[cores[rank * len(cores) // ranks]] for rank in range(ranks)]
     domains = [[c for c in members if c in set(cores)] for members in topology.domains.values()]
-    domains = [members for members in domains if members]
-    place = [rank * len(domains) // ranks if ranks >= len(domains) else rank for rank in range(ranks)]
-    share = min(max(1, len(domains[d]) // place.count(d)) for d in set(place))
-    parts = []
-    for rank, d in enumerate(place):
-        index = place[:rank].count(d)
-        members = domains[d]
-        if place.count(d) <= len(members):
-            parts.append(members[index * share : (index + 1) * share])
-        else:
-            parts.append([members[index % len(members)]])
-    return parts
+    share = max(s for s in range(1, len(cores) + 1) if sum(len(members) // s for members in domains) >= ranks)
+    room = [len(members) // share for members in domains]
+    taken = [0] * len(domains)
+    for _ in range(ranks):  # to the emptiest domain that has room: every domain has a memory channel to use
+        taken[min((d for d in range(len(domains)) if taken[d] < room[d]), key=taken.__getitem__)] += 1
+    return [
+        members[index * share : (index + 1) * share]
+        for members, ranks_here in zip(domains, taken, strict=True)
+        for index in range(ranks_here)
+    ]
 
 
 def _binding(rank: int, chosen: dict[int, tuple[list[int], str]], mask: Sequence[int], topology: Topology) -> Binding:

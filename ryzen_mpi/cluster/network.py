@@ -59,6 +59,10 @@ def choose(
         if loopback is not None:
             return Interface(loopback["name"], loopback["address"], "one node: nothing leaves it")
     common = set.intersection(*({item["network"] for item in items if not _is_loopback(item)} for items in everyone))
+    # a bridge of containers has the same address on every node: the same name for networks that do not meet
+    common = {
+        n for n in common if len({i["address"] for items in everyone for i in items if i["network"] == n}) >= nodes
+    }
     if not common:
         table = "; ".join(
             f"rank {r}: {', '.join(item['network'] for item in items)}" for r, items in enumerate(everyone)

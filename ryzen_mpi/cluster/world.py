@@ -122,11 +122,16 @@ def _claimed(environment: Mapping[str, str]) -> tuple[str, int] | None:
     """The launcher and number of processes the variables claim, where that is more than one."""
     for rank, size, name in _LAUNCHERS:
         # an allocation sets SLURM_NTASKS for the batch shell too; only a step has SLURM_STEP_ID
-        if name == "srun" and environment.get("SLURM_STEP_ID", "batch") in ("batch", ""):
+        if name == "srun" and not _is_step(environment.get("SLURM_STEP_ID", "")):
             continue
         if rank in environment and environment.get(size, "1").isdigit() and int(environment.get(size, "1")) > 1:
             return name, int(environment[size])
     return None
+
+
+def _is_step(identity: str) -> bool:
+    """Whether SLURM_STEP_ID is of tasks that srun started; Slurm numbers its own (interactive, batch) from the top."""
+    return identity.isdigit() and int(identity) < 0xFFFFFFF0
 
 
 def _refuse_strangers(environment: Mapping[str, str]) -> None:
@@ -149,7 +154,7 @@ def _without_mpi(environment: Mapping[str, str], error: Exception) -> World:
 
 
 def _from_torchrun(environment: Mapping[str, str]) -> World:
-    from torch.distributed import TCPStore
+    from torch.distributed import PrefixStore, TCPStore
 
     try:
         numbers = [int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]
@@ -161,7 +166,9 @@ def _from_torchrun(environment: Mapping[str, str]) -> World:
         ) from None
     rank, size, local_rank, local_size = numbers
     store = TCPStore(address, port, size, is_master=False)
-    exchange = StoreExchange(store, rank, size)
+    # the agent's store outlives a restart of its ranks: what an attempt before said is not to be heard again
+    attempt = PrefixStore(f"attempt_{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    exchange = StoreExchange(attempt, rank, size)
     return World(
         rank,
         size,

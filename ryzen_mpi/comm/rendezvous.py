@@ -100,12 +100,16 @@ def _open_store(world: World, settings: Distributed, interface: network.Interfac
         try:
             listener = socket.create_server((host, port), backlog=1024)
         except OSError as error:
-            problem = f"the store can't listen on {host}:{port}: {error.strerror}"
+            problem = f"the store can't listen on {host}:{port}: {os.strerror(error.errno or 0)}"
         else:
             port = listener.getsockname()[1]
     host, port, problem = world.exchange.broadcast([host, port, problem])
     if problem:
-        raise UserError(problem, "distributed.master_port=0 lets the kernel choose a free port of the shared interface")
+        raise UserError(
+            problem,
+            "distributed.master_addr: an address of rank 0's node, or none; "
+            "distributed.master_port=0 lets the kernel choose a free port",
+        )
     timeout = timedelta(seconds=max(60.0, settings.timeout_s))  # ranks of a busy node arrive far apart
     if listener is not None:
         # our own listener, because a TCPStore left to itself listens on every interface of the host

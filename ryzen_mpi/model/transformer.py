@@ -84,6 +84,11 @@ class Transformer(nn.Module):
                 std = 0.02 * (residual if name.endswith(("project.weight", "contract.weight")) else 1.0)
                 nn.init.normal_(parameter, std=std, generator=generator)
 
+    def compile_blocks(self) -> None:
+        """Has every block compiled at its first use; block by block, because blocks share one compilation."""
+        for block in self.blocks:
+            block.compile(dynamic=False)
+
     def hidden(self, tokens: Tensor, keys: Keys = None) -> Tensor:
         """Last hidden states [batch, length, width] of `tokens` [batch, length]."""
         x = self.token(tokens) + self.position.weight[: tokens.shape[1]]

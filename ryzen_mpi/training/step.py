@@ -98,7 +98,8 @@ class TrainingStep:
         self.optimizer = FlatOptimizer(self.flat, settings.training)
         self.agreement, self.usage = Agreement(group), Usage()
         self.progress = Progress()
-        self.forward = torch.compile(self.model, dynamic=False) if settings.hardware.compile else self.model
+        if settings.hardware.compile:
+            self.model.compile_blocks()
         self._last = (math.nan, math.nan)
 
     @property
@@ -172,7 +173,7 @@ class TrainingStep:
             indices = self.sampler.indices(int(positions[0]), len(positions))
             samples = torch.from_numpy(self.source.sample(indices))
             keys = tuple(mix(seed, int(p)) for p in positions) if dropout else None
-            part, hits = self.forward(samples[:, :-1], samples[:, 1:], scale, keys)
+            part, hits = self.model(samples[:, :-1], samples[:, 1:], scale, keys)
             if number == len(batches):
                 self.reducer.last_micro_batch()
             part.backward()

@@ -77,9 +77,7 @@ def damage_version(directory):
         (damage_version, "format"),
     ],
 )
-def test_a_damaged_corpus_is_refused_when_opened_and_prepared_anew_with_the_reason(
-    tmp_path, folder, damage, named
-):
+def test_a_damaged_corpus_is_refused_when_opened_and_prepared_anew_with_the_reason(tmp_path, folder, damage, named):
     sound, _ = prepare(tmp_path, folder)
     damage(tmp_path / "prepared")
     if damage is not damage_one_byte:  # sizes are checked on every rank, hashes where it is prepared

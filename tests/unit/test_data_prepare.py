@@ -126,9 +126,7 @@ def test_of_a_single_document_the_end_is_held_out(tmp_path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(text)
         corpus = prepare_text(tmp_path / "prepared", [tmp_path / name], held_out_fraction=0.1, seq_length=SEQ)
-        train, held_out = (
-            stream(tmp_path / "prepared", corpus, side).tobytes() for side in ("train", "held_out")
-        )
+        train, held_out = (stream(tmp_path / "prepared", corpus, side).tobytes() for side in ("train", "held_out"))
         assert corpus.split == "stream" and corpus.held_out_documents == 0
         assert train + held_out == text.encode() + b"\0"
         assert len(held_out) == round(0.1 * (len(text) + 1))

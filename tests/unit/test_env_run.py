@@ -18,9 +18,7 @@ def make_checkout(folder: Path) -> Path:
     (folder / "env").mkdir(parents=True)
     shutil.copy(REPO / "env/run", folder / "env/run")
     pins = (REPO / "env/constraints.txt").read_text().splitlines()
-    (folder / "env/constraints.txt").write_text(
-        "\n".join(p for p in pins if p.startswith("setuptools==")) + "\n"
-    )
+    (folder / "env/constraints.txt").write_text("\n".join(p for p in pins if p.startswith("setuptools==")) + "\n")
     (folder / "setup.py").write_text(SETUP)
     (folder / "tiny.py").write_text("")
     return folder
@@ -121,9 +119,7 @@ def test_unknown_mpi_is_refused(built):
 
 
 def test_own_mpi_variables_win(built):
-    done = run(
-        built, "printenv", "OMPI_MCA_osc", "PRTE_MCA_mapby", OMPI_MCA_osc="rdma", PRTE_MCA_mapby="core"
-    )
+    done = run(built, "printenv", "OMPI_MCA_osc", "PRTE_MCA_mapby", OMPI_MCA_osc="rdma", PRTE_MCA_mapby="core")
     assert done.stdout.split() == ["rdma", "core"]
     assert run(built, "printenv", "OMPI_MCA_osc").stdout == "^ucx\n"
     overridden = run(built, "printenv", "PRTE_MCA_rmaps_default_mapping_policy", PRTE_MCA_mapby="core")
@@ -204,9 +200,7 @@ def test_ordinary_user_without_write_permission_is_told_what_to_do():
         os.chmod(folder, 0o755)
         checkout = make_checkout(Path(folder) / "checkout")
         checkout.chmod(0o555)
-        ordinary = (
-            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
-        )
+        ordinary = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
         done = subprocess.run(
             [*ordinary, *command(checkout, "true")],
             cwd="/",

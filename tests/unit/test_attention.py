@@ -1,0 +1,82 @@
+"""Attention: the fast forms give what the book gives, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ryzen_mpi.model.attention import BATCHED_UP_TO, causal_attention, naive_causal_attention, takes_batched
+
+SHAPES = [(1, 1, 8, 1), (2, 5, 12, 3), (3, 17, 32, 4)]  # batch, length, width, heads
+FORMS = pytest.mark.parametrize("form", ["batched", "fused"])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """On a busy machine the threads of one process wait for each other for seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def made(batch: int, length: int, width: int, dtype=torch.float64, spread: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(length)
+    return (spread * torch.randn(batch, length, 3 * width, dtype=torch.float64, generator=generator)).to(dtype)
+
+
+def value_and_gradient(act, qkv: torch.Tensor):
+    qkv = qkv.clone().requires_grad_()
+    out = act(qkv)
+    weight = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    out.backward(weight)
+    return out.detach(), qkv.grad
+
+
+@FORMS
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float64_agrees_with_the_book(form, shape):
+    *dims, heads = shape
+    qkv = made(*dims)
+    expected = value_and_gradient(lambda x: naive_causal_attention(x, heads), qkv)
+    found = value_and_gradient(lambda x: causal_attention(x, heads, form), qkv)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_the_batched_gradient_is_the_derivative():
+    qkv = made(2, 4, 6).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: causal_attention(x, 3, "batched"), qkv)
+
+
+@FORMS
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 4e-2)])
+def test_narrow_precisions_agree_within_their_rounding(form, dtype, tolerance):
+    qkv = made(2, 64, 32, dtype)
+    expected = value_and_gradient(lambda x: naive_causal_attention(x, 4), qkv.double())
+    found = value_and_gradient(lambda x: causal_attention(x, 4, form), qkv)
+    for mine, right in zip(found, expected, strict=True):
+        assert mine.dtype == dtype
+        assert (mine.double() - right).norm() <= tolerance * right.norm()
+
+
+@FORMS
+def test_large_scores_stay_finite(form):
+    out, gradient = value_and_gradient(lambda x: causal_attention(x, 2, form), made(1, 16, 16, torch.float32, 300.0))
+    assert out.isfinite().all() and gradient.isfinite().all()
+
+
+@FORMS
+def test_no_token_sees_what_comes_after_it(form):
+    qkv = made(1, 9, 8)
+    changed = qkv.clone()
+    changed[:, 6:] += 5
+    before, after = (causal_attention(x, 2, form) for x in (qkv, changed))
+    assert torch.equal(before[:, :6], after[:, :6]) and not torch.equal(before[:, 6:], after[:, 6:])
+
+
+@pytest.mark.parametrize("dtype", BATCHED_UP_TO)
+def test_auto_takes_the_batched_form_up_to_the_measured_length(dtype):
+    longest = BATCHED_UP_TO[dtype]
+    assert not takes_batched(longest + 1, dtype)
+    assert takes_batched(longest, dtype)
+    assert takes_batched(longest + 1, dtype, "batched") and not takes_batched(longest, dtype, "fused")
