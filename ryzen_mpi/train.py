@@ -47,7 +47,7 @@ def command(config: str, run_dir: str | None, resume: str, overrides: tuple[str,
     """
     for early in (signal.SIGTERM, signal.SIGUSR1):  # until training takes them over, they end the rank as Ctrl-C does
         signal.signal(early, signal.default_int_handler)
-    from ryzen_mpi.job import run_job
+    from ryzen_mpi.cluster.job import run_job
 
     sys.exit(run_job(lambda world: train(world, config, overrides, run_dir, resume)))
 

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[2] / "ryzen_mpi"
 FLOORS = (
     *("__main__", "cli", "commands", "supervise", "train", "finish", "startup"),
     *("report", "validation", "scaling", "supervisor", "health"),
-    *("training", "bench", "metrics", "data", "model", "comm", "job", "cluster"),
+    *("training", "bench", "metrics", "data", "model", "comm", "cluster"),
     *("settings", "config", "rundir", "figures", "console", "units", "errors", "__init__"),
 )
 HEAVY = {"torch", "mpi4py.MPI", "h5py", "scipy", "tokenizers", "rich", "pydantic", "numpy", "psutil"}

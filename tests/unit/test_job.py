@@ -12,7 +12,7 @@ import pytest
 from ryzen_mpi import job
 from ryzen_mpi.cluster.world import World, alone
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.job import all_agree, leader_decides, run_job
+from ryzen_mpi.cluster.job import all_agree, leader_decides, run_job
 
 SIZE = 3
 

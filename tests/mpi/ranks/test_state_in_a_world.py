@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.job import all_agree, leader_decides
+from ryzen_mpi.cluster.job import all_agree, leader_decides
 from ryzen_mpi.training.checkpoint import CheckpointWriter, newest_good
 from ryzen_mpi.training.evaluate import evaluate
 from ryzen_mpi.training.state import checkpoint_state, checkpoint_tensors, restore
@@ -50,10 +50,10 @@ def test_skipped_steps_survive_a_resume(world, group, shared):
     settings = tiny.settings()
     step = tiny.distributed(world, settings, 12)
     tiny.run(step, 1)
-    forward = step.forward
-    step.forward = lambda *inputs: (forward(*inputs)[0] * float("inf"), torch.tensor(0))
+    forward = step.model.forward
+    step.model.forward = lambda *inputs: (forward(*inputs)[0] * float("inf"), torch.tensor(0))
     assert step.run().skipped
-    step.forward = forward
+    step.model.forward = forward
     resumed = saved_and_restored(world, shared, settings, step)
     assert (resumed.progress.step, resumed.progress.skipped, resumed.optimizer.updates) == (2, 1, 1)
     assert [a.loss for a in tiny.run(resumed, 2)] == [b.loss for b in tiny.run(step, 2)]

@@ -158,7 +158,7 @@ def nan_gradient(loss):
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_a_step_with_a_nan_on_the_last_rank_is_skipped_by_all(world, group, plant, dtype):
     step = tiny.distributed(world, tiny.settings(hardware__dtype=dtype), 12, reducer=MANY_BUCKETS)
-    forward = step.forward
+    forward = step.model.forward
 
     def poisoned(*inputs):
         loss, right = forward(*inputs)
@@ -166,10 +166,10 @@ def test_a_step_with_a_nan_on_the_last_rank_is_skipped_by_all(world, group, plan
 
     tiny.run(step, 2)
     before = step.flat.master.clone(), step.optimizer.first.clone(), step.flat.working.clone()
-    step.forward = poisoned if world.rank == world.size - 1 else forward
+    step.model.forward = poisoned if world.rank == world.size - 1 else forward
     bad = step.run()
     after = step.flat.master, step.optimizer.first, step.flat.working
-    step.forward = forward
+    step.model.forward = forward
     assert bad.skipped and step.progress.skipped == 1 and step.progress.step == 3 and step.optimizer.updates == 2
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     again = tiny.run(step, 2)
