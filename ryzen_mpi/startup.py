@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ryzen_mpi.cluster import binding
+from ryzen_mpi.cluster.job import all_agree, leader_decides
 from ryzen_mpi.cluster.topology import Topology, cpulist_text, read_memory, read_topology
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.console import Console
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.cluster.job import all_agree, leader_decides
 from ryzen_mpi.rundir import RunDirectory, new_run_path, write_atomic
 from ryzen_mpi.settings import dump_settings
 from ryzen_mpi.units import bytes_text, count_text

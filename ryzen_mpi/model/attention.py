@@ -56,11 +56,9 @@ def _split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Batched(torch.autograd.Function):
-    """Attention with the softmax left unnormalised: E = exp(S - max S), z = row sums of E, O = E V / z.
+    """Attention with every head's matrices in one batched product, and nothing kept but q, k, v and the softmax P.
 
-    Keeping E and z instead of the softmax saves a division of the length x length matrix in both directions, and
-    exp, max and sum vectorise several times better than PyTorch's softmax kernel. With G = dO / z:
-    dV = Eᵀ G, dS = E * (G Vᵀ - rowsum(G * O)), dQ = dS K / √d, dK = dSᵀ Q / √d.
+    With dP = dO Vᵀ and dS = P * (dP - rowsum(dP * P)): dV = Pᵀ dO, dQ = dS K / √d, dK = dSᵀ Q / √d.
     """
 
     @staticmethod
@@ -70,26 +68,25 @@ class _Batched(torch.autograd.Function):
         packed = qkv.view(batch, length, 3, heads, head_width).permute(2, 0, 3, 1, 4)
         q, k, v = packed.reshape(3, batch * heads, length, head_width)
         mask = torch.full((length, length), -math.inf, dtype=qkv.dtype, device=qkv.device).triu_(1)
-        e = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=head_width**-0.5)
-        e.sub_(e.amax(-1, keepdim=True)).exp_()
-        z = e.sum(-1, keepdim=True, dtype=torch.promote_types(e.dtype, torch.float32))
-        o = torch.bmm(e, v).div(z).to(qkv.dtype)
-        ctx.save_for_backward(q, k, v, e, z, o)
+        p = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=head_width**-0.5)
+        torch.softmax(p, -1, out=p)
+        ctx.save_for_backward(q, k, v, p)
         ctx.shape = (batch, heads, length, head_width)
-        return o.view(batch, heads, length, head_width).transpose(1, 2).reshape(batch, length, width)
+        out = torch.bmm(p, v)
+        return out.view(batch, heads, length, head_width).transpose(1, 2).reshape(batch, length, width)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        q, k, v, e, z, o = ctx.saved_tensors
+        q, k, v, p = ctx.saved_tensors
         batch, heads, length, head_width = ctx.shape
-        g = grad.view(batch, length, heads, head_width).transpose(1, 2).reshape(batch * heads, length, head_width)
-        g = g.div(z).to(q.dtype)
         scale = head_width**-0.5
+        do = grad.view(batch, length, heads, head_width).transpose(1, 2).reshape(batch * heads, length, head_width)
         out = grad.new_empty(3, batch * heads, length, head_width)
-        torch.bmm(e.transpose(1, 2), g, out=out[2])
-        rows = (g * o).sum(-1, keepdim=True, dtype=z.dtype).to(q.dtype)
-        ds = torch.bmm(g, v.transpose(1, 2)).sub_(rows).mul_(e)
-        torch.bmm(ds, k, out=out[0]).mul_(scale)
-        torch.bmm(ds.transpose(1, 2), q, out=out[1]).mul_(scale)
+        torch.bmm(p.transpose(1, 2), do, out=out[2])
+        dp = torch.bmm(do, v.transpose(1, 2))
+        ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
+        torch.bmm(ds, k, out=out[0])
+        torch.bmm(ds.transpose(1, 2), q, out=out[1])
+        out[:2].mul_(scale)
         packed = out.view(3, batch, heads, length, head_width).permute(1, 3, 0, 2, 4)
         return packed.reshape(batch, length, 3 * heads * head_width), None

@@ -20,7 +20,8 @@ WORDS = dict(training__save_interval=1, training__max_steps=100_000, training__l
 NURSERY = """
 import os, sys
 import torch, h5py, rich.progress
-import ryzen_mpi.train, ryzen_mpi.finish, ryzen_mpi.cluster.job, ryzen_mpi.startup, ryzen_mpi.settings, ryzen_mpi.training.tools
+import ryzen_mpi.train, ryzen_mpi.finish, ryzen_mpi.startup
+import ryzen_mpi.cluster.job, ryzen_mpi.settings, ryzen_mpi.training.tools
 for line in sys.stdin:
     child = os.fork()
     if child == 0:

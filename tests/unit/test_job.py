@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ryzen_mpi import job
+from ryzen_mpi.cluster import job
+from ryzen_mpi.cluster.job import all_agree, leader_decides, run_job
 from ryzen_mpi.cluster.world import World, alone
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.cluster.job import all_agree, leader_decides, run_job
 
 SIZE = 3
 

@@ -6,8 +6,8 @@ import pytest
 import tiny
 import torch
 
-from ryzen_mpi.errors import UserError
 from ryzen_mpi.cluster.job import all_agree, leader_decides
+from ryzen_mpi.errors import UserError
 from ryzen_mpi.training.checkpoint import CheckpointWriter, newest_good
 from ryzen_mpi.training.evaluate import evaluate
 from ryzen_mpi.training.state import checkpoint_state, checkpoint_tensors, restore
