@@ -44,24 +44,27 @@ def naive_head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, scale: floa
     return loss, right.sum()
 
 
-def _softmax_tiles(logits: Tensor, targets: Tensor, scale: float, wide: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy and right predictions; overwrites `logits` with scale (softmax - one-hot), its derivative.
+def _softmax_tiles(logits: Tensor, targets: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy and right predictions; overwrites `logits` with softmax - one-hot, its derivative.
 
-    Tile by tile, so that the passes over a tile find it in the core's own cache.
+    Tile by tile, so that the passes over a tile find it in the core's cache. With z the sum of exp(logit - largest),
+    the largest probability is 1 / z, which gives log z without a pass of its own.
     """
     loss = torch.zeros((), dtype=wide, device=logits.device)
     right = torch.zeros((), dtype=torch.int64, device=logits.device)
     rows = max(1, TILE_ELEMENTS // logits.shape[1])
-    scratch = torch.empty(min(rows, logits.shape[0]), logits.shape[1], dtype=wide, device=logits.device)
+    narrow = logits.dtype != wide
+    scratch = logits.new_empty(min(rows, logits.shape[0]) if narrow else 0, logits.shape[1], dtype=wide)
     for tile, t in zip(logits.split(rows), targets.split(rows), strict=True):
         largest, of_target = tile.amax(1, keepdim=True), tile.gather(1, t)
         right += (of_target >= largest).sum()
-        largest, of_target = largest.to(wide), of_target.to(wide)
-        e = scratch[: tile.shape[0]].copy_(tile).sub_(largest).exp_()
-        z = e.sum(1, keepdim=True)
-        loss += (z.log() + largest - of_target).sum()
-        e.mul_(scale / z).scatter_add_(1, t, torch.full_like(z, -scale))
-        tile.copy_(e)
+        p = scratch[: tile.shape[0]].copy_(tile) if narrow else tile
+        torch.softmax(p, 1, out=p)
+        log_z = -p.amax(1, keepdim=True).log()
+        loss += (log_z + largest.to(wide) - of_target.to(wide)).sum()
+        p.scatter_add_(1, t, torch.full_like(log_z, -1.0))
+        if narrow:
+            tile.copy_(p)
     return loss, right
 
 
@@ -78,7 +81,7 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, hidden.shape[0], rows):
             h, t = hidden[start : start + rows], targets[start : start + rows, None]
             logits = torch.mm(h, weight.t())
-            part, hits = _softmax_tiles(logits, t, scale, wide)
+            part, hits = _softmax_tiles(logits, t, wide)
             loss, right = loss + part, right + hits
             if training:
                 torch.mm(logits, weight, out=d_hidden[start : start + rows])
@@ -88,7 +91,8 @@ class _HeadLoss(torch.autograd.Function):
                 else:
                     d_weight += product
         if training:
-            ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype))
+            # the scale goes onto the two small products, not onto the logits
+            ctx.save_for_backward(d_hidden.mul_(scale), d_weight.mul_(scale).to(weight.dtype))
         ctx.mark_non_differentiable(right)
         return loss.mul_(scale), right
 
