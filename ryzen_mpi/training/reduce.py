@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ryzen_mpi.training.flat import FlatParameters
 
-BUCKET_BYTES = 16 << 20
+BUCKET_BYTES = 4 << 20
 
 
 class Reducer(Protocol):
