@@ -86,15 +86,17 @@ def against_one_rank(world, settings, source, options) -> dict:
     solo_groups = [dist.new_group([rank]) for rank in range(world.size)]
     solo = TrainingStep(settings, source, 0, 1, batch, group=solo_groups[world.rank])
     all_ranks = TrainingStep(settings, source, world.rank, world.size, batch * world.size)
+    communication: list[float] = []
     sides = {
         "alone": solo.run if world.is_leader else lambda: None,
         "beside": solo.run,
-        "together": all_ranks.run,
+        "together": lambda: communication.append(all_ranks.run().communication_s),
     }
     seconds = slowest(alternate(sides, options.rounds, options.steps, dist.barrier), world)
     figures = {f"{name}_samples_per_s_a_rank": common.rate(values, batch) for name, values in seconds.items()}
     figures["efficiency"] = common.ratio(seconds["alone"], seconds["together"], options.rounds)
     figures["kept_beside_each_other"] = common.ratio(seconds["alone"], seconds["beside"], options.rounds)
+    figures["communication_s_a_step"] = sum(communication[2 * options.steps :]) / len(seconds["together"])
     figures["kept_by_communication"] = common.ratio(seconds["beside"], seconds["together"], options.rounds)
     return figures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import signal
 import time
@@ -66,7 +67,7 @@ def close_run(
         tools.recorder.sink.close()
     tools.events.close()
     if world.is_leader and not name:
-        write_atomic(run.complete, json.dumps(summary, indent=1) + "\n")
+        write_atomic(run.complete, json.dumps(_finite(summary), indent=1, allow_nan=False) + "\n")
 
 
 def sample_text(step: TrainingStep) -> str:
@@ -106,6 +107,13 @@ def summarise(
         "peak_rss_bytes": peaks,
         "seconds": ending.seconds,
     }
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_summary(console: Console, summary: dict[str, Any], run: RunDirectory) -> None:

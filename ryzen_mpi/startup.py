@@ -40,7 +40,7 @@ def check_processes(world: World, settings: Settings) -> None:
     least = settings.distributed.min_processes
     if world.size < least:
         raise UserError(
-            f"this profile needs at least {least} processes, and {world.size} started",
+            f"distributed.min_processes={least}: at least {least} processes are needed, and {world.size} started",
             f"mpirun -np {least} python -m ryzen_mpi.train …",
         )
     batch = settings.training.global_batch

@@ -56,6 +56,7 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
     """The whole job on one rank; returns the exit code. Collective. Raises UserError."""
     from ryzen_mpi import startup
     from ryzen_mpi.cluster.allocator import keep_freed_memory
+    from ryzen_mpi.cluster.job import leader_decides
     from ryzen_mpi.console import Console
     from ryzen_mpi.settings import load_settings
 
@@ -69,7 +70,7 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
     import torch
 
     from ryzen_mpi.comm.rendezvous import process_group
-    from ryzen_mpi.finish import Ending, close_run
+    from ryzen_mpi.finish import Ending, close_run, show_summary
     from ryzen_mpi.training.state import restore
     from ryzen_mpi.training.step import TrainingStep
     from ryzen_mpi.training.stop import StopRequest
@@ -83,11 +84,18 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
         batch = startup.choose_global_batch(world, settings, checkpoint)
         step = TrainingStep(settings, source, world.rank, world.size, batch[0])
         restore(step, checkpoint)
+        del checkpoint  # three times the model's size on rank 0
         total = step.total_steps
         facts = startup.model_facts(settings, source, need, batch, total)
         startup.show(console, world, settings, run, place, group, facts)
 
+        if step.progress.step >= total and (summary := leader_decides(world, run.read_complete)):
+            console.line("this run is complete: nothing is left to train")
+            show_summary(console, summary, run)
+            return 0
+
         tools = open_tools(world, settings, run, console, step, corpus, total, config)
+        tools.meet()
         held_out, stopped = loop(step, tools, total, stop)
         tools.saver.close()
         ending = Ending(total, held_out, stopped, time.monotonic() - began)
@@ -98,7 +106,7 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
 def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest) -> tuple[HeldOut | None, int]:
     """Steps up to `total`, or until some rank is asked to stop. Collective.
 
-    Returns the newest held-out figures (None where it was stopped) and the signal it was stopped with, or 0.
+    Returns the newest held-out figures, if any were taken, and the signal it was stopped with, or 0.
     """
     training, held_out, stopped = step.settings.training, None, 0
     with tools.progress:
@@ -107,12 +115,13 @@ def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest) -> tup
             outcome = step.run(stop.signal)
             tools.recorder.step(outcome, step.progress.samples - before)
             stopped, last = outcome.stop, outcome.step == total
-            if outcome.step % training.save_interval == 0 or stopped or last:
-                tools.recorder.finish(step.last_times())  # first: no checkpoint may be ahead of its records
-                tools.saver.save(step)
             if not stopped and (outcome.step % training.eval_interval == 0 or last):
                 held_out = step.evaluate()
                 tools.recorder.evaluation(outcome.step, held_out)
+            if outcome.step % training.save_interval == 0 or stopped or last:
+                tools.recorder.finish(step.last_times())  # first: no checkpoint may be ahead of its records
+                tools.saver.save(step)
+                tools.meet()
     if held_out is None and not stopped:  # resumed at its very end
         held_out = step.evaluate()
     return held_out, stopped

@@ -87,6 +87,8 @@ def _binding(rank: int, chosen: dict[int, tuple[list[int], str]], mask: Sequence
 
 def launcher_cpus() -> set[int]:
     """The CPUs that what started this process may use: all of the job's, where the launcher bound us to less. Local."""
+    if "OMPI_COMM_WORLD_RANK" not in os.environ:  # another parent (srun's step, a shell) may be wider than the job
+        return set()
     try:
         return os.sched_getaffinity(os.getppid())
     except OSError:

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from ryzen_mpi.cluster.exchange import Alone, Exchange, MpiExchange, StoreExchange
@@ -165,7 +166,8 @@ def _from_torchrun(environment: Mapping[str, str]) -> World:
             f"torchrun's variables are not complete: {error}", "start with torchrun --nproc-per-node N"
         ) from None
     rank, size, local_rank, local_size = numbers
-    store = TCPStore(address, port, size, is_master=False)
+    # the others wait here while rank 0 prepares a corpus; torchrun ends them should it die
+    store = TCPStore(address, port, size, is_master=False, timeout=timedelta(days=1))
     # the agent's store outlives a restart of its ranks: what an attempt before said is not to be heard again
     attempt = PrefixStore(f"attempt_{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     exchange = StoreExchange(attempt, rank, size)

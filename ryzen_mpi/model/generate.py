@@ -14,14 +14,14 @@ from ryzen_mpi.model.transformer import Transformer
 def generate(model: Transformer, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Iterator[int]:
     """`count` tokens that follow `prompt` (at least one token). Local.
 
-    The model sees at most as many tokens back as it has positions for.
+    The model sees at most as many tokens back as it was trained on: positions beyond hold no meaning.
 
     Args:
         temperature: 0 takes the likeliest token; 1 samples from the model's distribution.
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)
-    room = model.position.weight.shape[0]
+    room = model.trained_length
     tokens = list(prompt)
     for _ in range(count):
         hidden = model.hidden(torch.tensor([tokens[-room:]]))[:, -1]

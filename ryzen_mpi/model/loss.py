@@ -16,6 +16,9 @@ CHUNK_ELEMENTS = 1 << 22
 """Logits formed at once (16 MiB in float32): smaller chunks make the matmuls of small vocabularies too flat."""
 
 
+LEAST_ROWS = 256
+"""Rows of a chunk however large the vocabulary: each chunk adds a whole head's gradient to memory."""
+
 TILE_ELEMENTS = 1 << 18
 """Elements an elementwise pass works on at a time (1 MiB in float32: half a core's second-level cache)."""
 
@@ -72,7 +75,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        rows = max(LEAST_ROWS, CHUNK_ELEMENTS // weight.shape[0])
         training = any(ctx.needs_input_grad[:2])
         d_hidden = torch.empty_like(hidden) if training else None
         d_weight: Tensor | None = None

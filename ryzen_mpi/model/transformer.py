@@ -66,6 +66,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(settings, index) for index in range(shape.num_layers))
         self.norm = Norm(shape.embedding_dim)
         self.head = None if shape.tied_head else nn.Linear(shape.embedding_dim, shape.vocab_size, bias=False)
+        self.trained_length = shape.seq_length
         self.recompute = settings.hardware.gradient_checkpoint
 
     @property

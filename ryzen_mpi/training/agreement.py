@@ -6,7 +6,6 @@ then draws the same conclusion from the same table.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, fields
 
@@ -88,19 +87,11 @@ class Usage:
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        self._wall, self._cpu = time.perf_counter(), _cpu_seconds()
-        self.peak_rss_bytes = 0
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def sample(self) -> tuple[int, float]:
         """Resident bytes now, and CPU seconds per wall second since the call before."""
-        wall, cpu = time.perf_counter(), _cpu_seconds()
+        wall, cpu = time.perf_counter(), time.process_time()
         share = (cpu - self._cpu) / max(1e-9, wall - self._wall)
         self._wall, self._cpu = wall, cpu
-        rss = self._process.memory_info().rss
-        self.peak_rss_bytes = max(self.peak_rss_bytes, rss)
-        return rss, share
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
+        return self._process.memory_info().rss, share

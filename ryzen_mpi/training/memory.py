@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.model.attention import takes_batched
+from ryzen_mpi.model.loss import CHUNK_ELEMENTS, LEAST_ROWS, TILE_ELEMENTS
 from ryzen_mpi.model.transformer import parameter_count
 from ryzen_mpi.units import bytes_text
 
@@ -48,16 +49,14 @@ def need(settings: Settings, rank: int = 0) -> Need:
     wide = max(4, item)
     model, batch = settings.model, settings.training.batch_size
     rows = batch * model.seq_length
-    from ryzen_mpi.model.loss import CHUNK_ELEMENTS
-
-    chunk = min(rows, max(1, CHUNK_ELEMENTS // model.vocab_size)) * model.vocab_size
+    chunk = min(rows, max(LEAST_ROWS, CHUNK_ELEMENTS // model.vocab_size)) * model.vocab_size
     head_gradient = model.vocab_size * model.embedding_dim * (wide + item)
     return Need(
         weights=parameters * (wide + (item if item < wide else 0)),
         gradients=parameters * wide,
         optimizer=2 * parameters * wide,
         activations=_activations(settings, rows, item),
-        logits=chunk * (wide + 2 * item) + head_gradient,
+        logits=chunk * item + TILE_ELEMENTS * wide + head_gradient,
         checkpoint_copy=3 * parameters * wide if rank == 0 else 0,
     )
 

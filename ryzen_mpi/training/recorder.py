@@ -40,8 +40,6 @@ class Recorder:
         self._step_s: list[float] = []
         self._communication_s: list[float] = []
         self._samples: list[int] = []
-        self._seen = 0
-        self._samples_before: int | None = None
         self.last_loss = math.nan
         self.note = ""
 
@@ -99,7 +97,7 @@ class Recorder:
                 rank_step_s=times.step_s,
                 rank_communication_s=times.communication_s,
                 rank_rss_bytes=outcome.table.rss_bytes,
-                rank_cpu_share=times.cpu_share,
+                rank_cpu_share=outcome.table.cpu_share,
                 gradient_variance=variance,
             )
         )

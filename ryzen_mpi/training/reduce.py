@@ -16,6 +16,7 @@ from torch import Tensor
 from ryzen_mpi.training.flat import FlatParameters
 
 BUCKET_BYTES = 4 << 20
+BROADCAST_BYTES = 64 << 20
 
 
 class Reducer(Protocol):
@@ -137,10 +138,16 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group) if dist.is_initialized() else 1
 
 
+def broadcast_vector(vector: Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """Rank 0's `vector` into everyone's, in pieces: each has the group's timeout to itself. Collective."""
+    for piece in vector.split(BROADCAST_BYTES // vector.element_size()):
+        dist.broadcast(piece, src=0, group=group)
+
+
 def broadcast_weights(flat: FlatParameters, group: dist.ProcessGroup | None = None) -> None:
     """Rank 0's weights to all. Collective. Processors of different make may draw other random numbers."""
     if world_size(group) > 1:
-        dist.broadcast(flat.master, src=0, group=group)
+        broadcast_vector(flat.master, group)
     flat.publish()
 
 

@@ -15,7 +15,8 @@ class Saver:
         self.writer = CheckpointWriter(run.checkpoints, keep)
         discard_newer(run.checkpoints, resumed_step)  # damaged ones, passed over: they must not win after the next stop
         self.corpus = corpus
-        self.saved_step: int | None = resumed_step or None
+        on_disk = any(run.checkpoints.glob(f"step-{resumed_step:08d}"))
+        self.saved_step: int | None = resumed_step if on_disk else None
         self.held_s = 0.0
 
     def save(self, step: TrainingStep) -> None:

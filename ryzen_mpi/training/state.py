@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.checkpoint_store import Checkpoint, DamagedCheckpoint, load_checkpoint, newest_good
-from ryzen_mpi.training.reduce import world_size
+from ryzen_mpi.training.reduce import broadcast_vector, world_size
 from ryzen_mpi.training.step import Progress, TrainingStep
 
 # What the order of the samples and the meaning of the weights depend on: a resumed run must have the same.
-_FIXED = ("model", "data", "training.seed")
+_FIXED = ("model", "data", "training.seed", "hardware.max_seq_length")
 _FREE = ("model.dropout", "data.paths")
 
 
@@ -108,7 +107,7 @@ def restore(step: TrainingStep, checkpoint: Checkpoint | None) -> None:
         numbers = torch.tensor([progress.step, progress.samples, progress.skipped, checkpoint.state["updates"]])
     if world_size(step.group) > 1:
         for tensor in (step.flat.master, step.optimizer.first, step.optimizer.second, numbers):
-            dist.broadcast(tensor, src=0, group=step.group)
+            broadcast_vector(tensor, step.group)
     step.progress = Progress(*(int(n) for n in numbers[:3]))
     step.optimizer.updates = int(numbers[3])
     step.flat.publish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ryzen_mpi.cluster.world import World
@@ -25,6 +26,8 @@ class Tools:
     recorder: Recorder
     saver: Saver | NoSaver
     progress: TrainingProgress
+    meet: Callable[[], object]
+    """All ranks wait for rank 0, which had files to open or a copy to take, outside any collective with a timeout."""
 
 
 def open_tools(
@@ -62,4 +65,4 @@ def open_tools(
     recorder = Recorder(
         sink, progress, step.flat, training.log_interval if world.is_leader else 2**62, training.clip_norm
     )
-    return Tools(events, recorder, saver, progress)
+    return Tools(events, recorder, saver, progress, lambda: world.exchange.allgather(None))

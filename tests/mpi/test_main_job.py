@@ -70,7 +70,9 @@ def test_a_text_corpus_is_trained_from_and_sampled(tmp_path):
     books.mkdir()
     for number in range(20):
         (books / f"{number}.txt").write_text(f"def chapter_{number}():\n" + "    return 'the quick brown fox'\n" * 60)
-    words = overrides(data__source="text", data__num_samples=None, data__paths=books, model__vocab_size=256)
+    words = overrides(
+        data__source="text", data__num_samples=None, data__paths=books, data__tokenizer="bytes", model__vocab_size=256
+    )
     job = run(mpirun(2, *train(tmp_path / "run", *words)), tmp_path).succeeded()
     assert "the model goes on from 'def '" in job.out
     assert json.loads((tmp_path / "run/COMPLETE.json").read_text())["reference"]["unigram_entropy"] > 2
@@ -182,7 +184,7 @@ def refused_with(job, message):
         (2, ["distributed.master_addr=203.0.113.7"], "203.0.113.7"),
         (2, ["--resume", "/no/such/run"], "/no/such/run"),
         (2, ["--run-dir", "/proc/version/run"], "/proc/version/run"),
-        (2, ["data.source=text", "data.paths=/no/such/text", "model.vocab_size=256"], "/no/such/text"),
+        (2, ["data.source=text", "data.paths=/no/such/text", "model.vocab_size=300"], "/no/such/text"),
         (3, ["--config", "production_4process"], "at least 4 processes"),
         (4, ["--config", "production_4process"], "does not fit"),
         (1, ["training.batchsize=3"], "training.batchsize"),

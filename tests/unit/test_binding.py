@@ -153,4 +153,11 @@ print(all(os.sched_getaffinity(task) == {cpu} for task in tasks))
 def test_this_machine_can_be_divided():
     topology = read_topology()
     plan = binding.plan([everything(topology)] * 2, topology)
-    assert len({b.threads for b in plan}) == 1 and binding.launcher_cpus()
+    assert len({b.threads for b in plan}) == 1
+
+
+def test_only_mpirun_is_asked_what_the_job_may_use(monkeypatch):
+    monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
+    assert binding.launcher_cpus() == set()
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    assert binding.launcher_cpus()

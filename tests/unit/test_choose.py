@@ -31,7 +31,9 @@ def book(tmp_path):
 
 
 def test_text_is_prepared_once_and_opened(tmp_path, book):
-    settings = load_settings("default", [f"data.paths={book}", "model.seq_length=64", "data.held_out=0.2"], {})
+    settings = load_settings(
+        "default", [f"data.paths={book}", "data.tokenizer=bytes", "model.seq_length=64", "data.held_out=0.2"], {}
+    )
     identity = prepare_source(settings, tmp_path / "data", lambda _: None)
     source = open_source(settings, tmp_path / "data")
     assert source.vocab_size == 256 and source.decode(source.encode("happy")) == "happy"
@@ -39,7 +41,9 @@ def test_text_is_prepared_once_and_opened(tmp_path, book):
 
 
 def test_a_checkpoints_corpus_is_kept_whatever_happened_to_its_files(tmp_path, book):
-    settings = load_settings("default", [f"data.paths={book}", "model.seq_length=64", "data.held_out=0.2"], {})
+    settings = load_settings(
+        "default", [f"data.paths={book}", "data.tokenizer=bytes", "model.seq_length=64", "data.held_out=0.2"], {}
+    )
     identity = prepare_source(settings, tmp_path / "data", lambda _: None)
     for file in book.iterdir():
         file.write_text("Something else entirely. " * 40)

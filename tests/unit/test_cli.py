@@ -63,5 +63,5 @@ def test_config_shows_every_profile_with_parameters_and_memory(name):
 
 
 def test_config_reckons_for_the_ranks_asked_for():
-    done = CliRunner().invoke(group, ["config", "--ranks", "3"])
+    done = CliRunner().invoke(group, ["config", "--ranks", "3", "training.batch_size=8"])
     assert "24 samples a step on 3 ranks" in done.output

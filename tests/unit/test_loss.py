@@ -41,6 +41,7 @@ def with_gradients(act, hidden, weight, targets, upstream=1.0):
 @pytest.mark.parametrize("chunk", [1, 10 * VOCABULARY, (ROWS - 1) * VOCABULARY, ROWS * VOCABULARY, 1 << 22])
 def test_any_chunk_and_tile_agree_with_the_book(monkeypatch, chunk, tile, upstream):
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 1)
     monkeypatch.setattr(loss, "TILE_ELEMENTS", tile)
     found = with_gradients(head_loss, *made(), upstream)
     expected = with_gradients(naive_head_loss, *made(), upstream)
@@ -51,6 +52,7 @@ def test_any_chunk_and_tile_agree_with_the_book(monkeypatch, chunk, tile, upstre
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 def test_narrow_precisions_agree_within_their_rounding(monkeypatch, chunk, dtype, tolerance):
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 1)
     hidden, weight, targets = made(dtype)
     found = with_gradients(head_loss, hidden, weight, targets)
     expected = with_gradients(naive_head_loss, hidden.double(), weight.double(), targets)
@@ -112,6 +114,7 @@ def test_the_production_vocabulary_never_holds_all_logits():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_score_is_the_books_whatever_the_chunks(monkeypatch, chunk, dtype):
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 1)
     hidden, weight, targets = made(dtype)
     total, right = head_score(hidden, weight, targets)
     logits = hidden.double() @ weight.double().T

@@ -60,4 +60,4 @@ def test_recomputing_needs_less_and_a_longer_batch_more():
     def activations(*overrides: str) -> int:
         return need(load_settings("default", overrides, {})).activations
 
-    assert activations("hardware.gradient_checkpoint=true") < activations() < activations("training.batch_size=16")
+    assert activations("hardware.gradient_checkpoint=true") < activations() < activations("training.batch_size=64")

@@ -170,10 +170,10 @@ def test_a_wrong_value_is_named_with_what_is_allowed(override, allowed):
     ("overrides", "words"),
     [
         (["model.num_heads=3"], ["num_heads=3", "embedding_dim=256", "1, 2, 4, 8"]),
-        (["hardware.max_seq_length=128"], ["max_seq_length=128", "seq_length=256"]),
-        (["data.tokenizer=bpe"], ["vocab_size=256", "bpe", "257"]),
+        (["hardware.max_seq_length=128", "model.seq_length=256"], ["max_seq_length=128", "seq_length=256"]),
+        (["data.tokenizer=bpe", "model.vocab_size=256"], ["vocab_size=256", "bpe", "257"]),
         (["model.vocab_size=65537"], ["vocab_size=65537", "65536"]),
-        (["data.source=markov", "data.branching=300"], ["branching=300", "vocab_size=256"]),
+        (["data.source=markov", "data.branching=300", "model.vocab_size=256"], ["branching=300", "vocab_size=256"]),
     ],
 )
 def test_an_impossible_combination_names_both_sides(overrides, words):
@@ -243,10 +243,10 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path, content, words):
 
 
 def test_the_global_batch_is_that_of_all_ranks_unless_fixed():
-    assert load_settings("default", ["training.gradient_accumulation_steps=3"], {}).global_batch(4) == 8 * 3 * 4
+    assert load_settings("default", ["training.gradient_accumulation_steps=3"], {}).global_batch(4) == 16 * 3 * 4
     assert load_settings("default", ["training.global_batch=30"], {}).global_batch(4) == 30
 
 
 def test_positions_default_to_the_sequence_length():
-    assert load_settings("default", environment={}).max_positions == 256
+    assert load_settings("default", environment={}).max_positions == 128
     assert load_settings("default", ["hardware.max_seq_length=300"], {}).max_positions == 300
