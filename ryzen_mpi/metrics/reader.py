@@ -92,8 +92,9 @@ def table(metrics: Metrics, last: int | None = None) -> RichTable:
 def csv(metrics: Metrics, last: int | None = None) -> Iterator[str]:
     """The steps as lines of CSV, the header first; of the `last` steps only where given.
 
-    A column a signal, and for rank arrays a column a rank ("rank_step_s.0"). Every float is written so that it reads
-    back equal; NaN is "nan".
+    A column a signal; for rank arrays a column a rank ("rank_step_s.0"), for the gradients a column a layer
+    ("gradient_variance.blocks.0"). Every float is written so that it reads back equal; NaN, and what was not taken at a
+    step, is "nan".
     """
     columns: dict[str, list] = {}
     for signal in of_kind("step", "rank"):
@@ -102,6 +103,16 @@ def csv(metrics: Metrics, last: int | None = None) -> Iterator[str]:
             columns[signal.name] = array.tolist()
         else:
             columns |= {f"{signal.name}.{rank}": values.tolist() for rank, values in enumerate(array.T)}
+    steps = columns["step"]
+    for signal in of_kind("layer", "evaluation"):
+        taken = metrics[f"{signal.group}/step"].tolist()
+        values = metrics[f"{signal.group}/{signal.name}"]
+        names = (
+            [signal.name] if values.ndim == 1 else [f"{signal.name}.{layer}" for layer in metrics["gradients/layers"]]
+        )
+        for name, column in zip(names, values.reshape(len(taken), len(names)).T, strict=True):
+            at = dict(zip(taken, column.tolist(), strict=True))
+            columns[name] = [at.get(step, float("nan")) for step in steps]
     yield ",".join(columns)
     for row in zip(*columns.values(), strict=True):
         yield ",".join(map(repr, row))

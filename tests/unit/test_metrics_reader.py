@@ -66,6 +66,11 @@ def test_csv_parses_back_equal(run):
         values = metrics[f"training/{name}"].tolist()
         assert [float(row[name]) for row in rows] == pytest.approx(values, rel=0, abs=0, nan_ok=True)
     assert math.isnan(float(rows[28]["loss"])) and float(rows[28]["gradient_norm"]) == math.inf
+    for layer, name in enumerate(LAYERS):
+        variances = [row[f"gradient_variance.{name}"] for row in rows]
+        assert [v for v in variances if v != "nan"] == [repr(step / (layer + 1)) for step in range(5, 31, 5)]
+    held_out = {row["step"]: float(row["held_out_loss"]) for row in rows if row["held_out_loss"] != "nan"}
+    assert held_out == {"20": 6 / 20, "30": 6 / 30}
 
 
 def test_a_file_without_steps_is_no_error(tmp_path):
