@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import h5py
 
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import read_records
-from ryzen_mpi.metrics.hdf5_file import SafeFile
+from ryzen_mpi.metrics.hdf5_file import SafeFile, read_whole
 from ryzen_mpi.metrics.hdf5_table import TABLES, Table, commit, create_tables, read_tables
 from ryzen_mpi.metrics.record import EvaluationRecord, Record, StepRecord
 from ryzen_mpi.metrics.sink import to_stderr
@@ -91,14 +92,14 @@ class Hdf5Sink:
                 self.flush()
             finally:
                 self._file.close()
+                with contextlib.suppress(OSError):  # a full disk: the file stays as it was settled last
+                    self._disk.settle()
                 self._disk.close()
 
     def _commit(self) -> None:
-        self._file.flush()
-        self._disk.check()
         commit(self._file, self._tables.values())
         self._file.flush()
-        self._disk.check()
+        self._disk.settle()
         self._flushed_at = time.monotonic()
 
     def _fill(self, events: Path, resume_step: int) -> None:
@@ -141,7 +142,7 @@ def _verify(path: Path, layers: Sequence[str]) -> None:
 
     Reads a copy: HDF5 writes into a file that it opens for writing, and a damaged one must stay as it is.
     """
-    with h5py.File(io.BytesIO(path.read_bytes()), "r") as file:
+    with h5py.File(io.BytesIO(read_whole(path)), "r") as file:
         if read_tables(file)["gradients/layers"].tolist() != list(layers):
             raise ValueError("it has other layers")
 

@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table as RichTable
 
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.metrics.hdf5_file import read_whole
 from ryzen_mpi.metrics.hdf5_table import read_tables
 from ryzen_mpi.metrics.signals import SIGNALS, of_kind
 
@@ -54,7 +55,7 @@ def read_metrics(path: Path) -> Metrics:
         try:
             # A copy, read without a lock: a reader must neither be refused by the run that writes, nor hinder its
             # start, and one in the process that writes could not open the file a second time.
-            with h5py.File(io.BytesIO(Path(path).read_bytes()), "r") as file:
+            with h5py.File(io.BytesIO(read_whole(Path(path))), "r") as file:
                 return read_tables(file)
         except FileNotFoundError as error:
             raise UserError(f"no metrics at {path}", "give the directory of a run, or its metrics.h5") from error

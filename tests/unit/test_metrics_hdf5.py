@@ -19,6 +19,7 @@ from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics import hdf5
 from ryzen_mpi.metrics.events import EventLog
 from ryzen_mpi.metrics.hdf5 import Hdf5Sink
+from ryzen_mpi.metrics.hdf5_file import SafeFile, journal_path
 from ryzen_mpi.metrics.reader import Metrics, read_metrics
 from ryzen_mpi.metrics.signals import SIGNALS
 
@@ -235,3 +236,34 @@ def test_a_writer_killed_at_any_moment_leaves_a_readable_file(tmp_path):
         assert metrics["communication/rank_communication_s"][:, 0].tolist() == list(range(1, rows + 1))
         half = rows // 2
         assert len(written(path, half + 1, half + 3, resume_step=half)["training/loss"]) == half + 3
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 7, 12])
+def test_a_writer_killed_between_two_writes_of_a_flush_loses_none_of_it(done, tmp_path, monkeypatch):
+    path = tmp_path / "metrics.h5"
+    target = Hdf5Sink(path, 4, LAYERS)
+    for step in range(1, 21):
+        target.write(step_record(step))
+
+    def killed(disk, length, writes):
+        for offset, data in writes[:done]:
+            os.pwrite(disk._descriptor, data, offset)
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SafeFile, "_apply", killed)
+        with pytest.raises(OSError, match="killed"):
+            for step in range(21, 41):
+                target.write(step_record(step))
+    target._disk.close()
+    assert journal_path(path).exists()
+    assert read_metrics(path)["training/step"].tolist() == list(range(1, 41))
+    assert written(path, 41, 43, resume_step=40)["training/step"].tolist() == list(range(1, 44))
+    assert not journal_path(path).exists()
+
+
+def test_a_journal_cut_short_is_as_if_it_had_not_been_written(tmp_path):
+    path = tmp_path / "metrics.h5"
+    before = written(path, 1, 20)
+    journal_path(path).write_bytes(b"ryzenj1\n" + bytes(100))
+    assert read_metrics(path)["training/step"].tolist() == before["training/step"].tolist()
