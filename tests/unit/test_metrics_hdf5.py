@@ -255,6 +255,7 @@ def test_a_writer_killed_between_two_writes_of_a_flush_loses_none_of_it(done, tm
         with pytest.raises(OSError, match="killed"):
             for step in range(21, 41):
                 target.write(step_record(step))
+    target._file.close()  # HDF5 must not find its file gone when the interpreter ends
     target._disk.close()
     assert journal_path(path).exists()
     assert read_metrics(path)["training/step"].tolist() == list(range(1, 41))
