@@ -27,6 +27,7 @@ from ryzen_mpi.data.prepared import (
 from ryzen_mpi.data.tokenise import Progress, make_tokenizer, move_tail, plan_split, token_dtype, write_tokens
 from ryzen_mpi.data.tokenizer import check_vocab_size
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.rundir import synchronise
 
 PARTIAL_FOLDER = "corpus.partial"
 LEFT_OUT_NAMED = 100
@@ -214,19 +215,10 @@ def _install(partial: Path, directory: Path, prepared: TextCorpus) -> None:
     """
     names = [*file_names(prepared.tokenizer), DESCRIPTION_FILE]
     for name in names:
-        _flush(partial / name)
+        synchronise(partial / name)
     (directory / DESCRIPTION_FILE).unlink(missing_ok=True)
     for name in names:
         if name == DESCRIPTION_FILE:
-            _flush(directory)
+            synchronise(directory)
         os.replace(partial / name, directory / name)
-    _flush(directory)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    synchronise(directory)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.rundir import synchronise
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -104,7 +105,7 @@ def write_checkpoint(directory: Path, step: int, tensors: Tensors, state: dict[s
         partial.mkdir()
         files = {f"{stem}{_SUFFIX}": _write_tensors(partial / f"{stem}{_SUFFIX}", tensors[stem]) for stem in tensors}
         _write_manifest(partial / MANIFEST, {"format": FORMAT, "step": step, "state": state, "files": files})
-        _synchronise(partial)
+        synchronise(partial)
         _put_in_place(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -119,7 +120,7 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, An
         save_file(tensors, path)
     except SafetensorError as error:
         raise _as_os_error(error, path) from error
-    _synchronise(path)
+    synchronise(path)
     size, digest = _measure(path)
     return {"bytes": size, "sha256": digest}
 
@@ -133,7 +134,7 @@ def _as_os_error(error: SafetensorError, path: Path) -> OSError:
 def _write_manifest(path: Path, content: dict[str, Any]) -> None:
     content = content | {"checksum": _checksum(content)}
     path.write_bytes(canonical(content))
-    _synchronise(path)
+    synchronise(path)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
@@ -143,17 +144,8 @@ def _put_in_place(partial: Path, target: Path) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
     partial.rename(target)
-    _synchronise(target.parent)
+    synchronise(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _synchronise(path: Path) -> None:
-    """Has the file or directory on the disk when it returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _measure(path: Path) -> tuple[int, str]:
