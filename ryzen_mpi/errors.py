@@ -22,3 +22,7 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+
+class PeerLost(RuntimeError):
+    """A collective that cannot end because of another rank: a consequence, the cause is that rank's to tell."""

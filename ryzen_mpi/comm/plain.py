@@ -23,7 +23,8 @@ LINE_BYTES = 64
 def slice_of(count: int, item_bytes: int, rank: int, ranks: int) -> slice:
     """The part of `count` elements that `rank` answers for: equal parts, rounded up to whole cache lines. Local."""
     line = LINE_BYTES // item_bytes
-    part = -(-(-(-count // line)) // ranks) * line
+    lines = -(-count // line)
+    part = -(-lines // ranks) * line
     begin = min(count, part * rank)
     return slice(begin, min(count, begin + part))
 

@@ -14,6 +14,8 @@ try:
     from ryzen_mpi.comm import _kernel
 except ImportError:  # built without a compiler
     _kernel = None
+if _kernel is not None and not _kernel.HAS_F16:  # a processor from before 2012
+    _kernel = None
 
 SHARED_MEMORY = "/dev/shm"
 SPINS, SPINS_WHEN_SHARING_CORES = 4000, 50
@@ -76,7 +78,7 @@ class Region:
 def kernel_name() -> str:
     """What works on shared memory here, with the reason. Local."""
     if _kernel is None:
-        return "plain (the compiled kernel is missing: no C compiler when ryzen_mpi was installed)"
+        return "plain (no compiled kernel: there was no C compiler when ryzen_mpi was installed)"
     return "compiled kernel"
 
 

@@ -54,7 +54,7 @@ def process_group(world: World, settings: Distributed) -> Iterator[Group]:
     interface = choose_interface(world, settings)
     # Gloo resolves the host's name unless told the interface, and clusters map that name to anything
     os.environ["GLOO_SOCKET_IFNAME"] = interface.name
-    store, address = _open_store(world, settings, interface)
+    store, address = open_store(world, settings, interface)
     timeout = timedelta(seconds=settings.timeout_s)
     dist.init_process_group(
         settings.backend,
@@ -92,7 +92,7 @@ def choose_interface(world: World, settings: Distributed) -> network.Interface:
     return answer
 
 
-def _open_store(world: World, settings: Distributed, interface: network.Interface) -> tuple[dist.TCPStore, str]:
+def open_store(world: World, settings: Distributed, interface: network.Interface) -> tuple[dist.TCPStore, str]:
     host, port = _requested_address(settings)
     listener, problem = None, None
     if world.is_leader:

@@ -1,0 +1,120 @@
+"""Errors of a process group: which operation, on which rank, because of whom."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ryzen_mpi.errors import PeerLost
+
+ROLL_CALL_S = 1.0
+
+
+class CollectiveError(PeerLost, dist.DistBackendError):
+    """A collective or message that cannot end because of another rank; the group is of no use afterwards."""
+
+
+class Failures:
+    """Makes errors for the group named `group`.
+
+    Args:
+        group: its name.
+        rank: this process in it.
+        global_ranks: of torch.distributed, by rank in the group.
+        hosts: name of every rank's node.
+        store: the group's; asked who is missing when MPI cannot tell.
+    """
+
+    def __init__(
+        self, group: str, rank: int, global_ranks: list[int], hosts: list[str], store: dist.Store | None
+    ) -> None:
+        self.group, self.rank, self.global_ranks, self.hosts, self.store = group, rank, global_ranks, hosts, store
+        self.broken: str | None = None
+        from mpi4py import MPI
+
+        self.mpi_errors = (MPI.Exception,)
+
+    def refuse_broken(self) -> None:
+        """Raises what ended the group, where something did: its ranks no longer know where the others are."""
+        if self.broken:
+            raise CollectiveError(f"process group {self.group} cannot be used any more: {self.broken}")
+
+    def of_collective(
+        self, name: str, number: int, tensors: list[Tensor], error: Exception, limit_s: float
+    ) -> CollectiveError:
+        reason, peer = error.args
+        if peer is None and reason == "late":
+            missing = self._roll_call(number)
+            peer = missing[0] if missing else None
+        what = f"{name} number {number}{_described(tensors)} in process group {self.group}"
+        return self._error(what, reason, peer, limit_s)
+
+    def of_message(
+        self, name: str, tensor: Tensor, peer: int, tag: int, error: Exception | str, limit_s: float = 0.0
+    ) -> CollectiveError:
+        way = "to" if name == "send" else "from"
+        whom = f"rank {self.global_ranks[peer]}" if peer >= 0 else "any rank"
+        what = f"{name} of{_described([tensor])} {way} {whom} with tag {tag} in process group {self.group}"
+        if isinstance(error, str):
+            return CollectiveError(f"{what} failed on rank {self._me}: {error}")
+        reason, dead = error.args
+        return self._error(what, reason, dead if dead is not None else (peer if peer >= 0 else None), limit_s)
+
+    @property
+    def _me(self) -> int:
+        return self.global_ranks[self.rank]
+
+    def _error(self, what: str, reason: str, peer: int | None, limit_s: float) -> CollectiveError:
+        whom = "some rank" if peer is None else f"rank {self.global_ranks[peer]} on {self.hosts[peer]}"
+        why = {
+            "late": f"{whom} did not come in {limit_s:.3g} s (hung, stopped, or busy with something else)",
+            "dead": f"the process of {whom} has ended",
+            "gave up": f"{whom} gave up before, on an error of its own",
+            "mismatch": f"{whom} calls another operation, or with another shape, dtype or root",
+        }[reason]
+        text = f"{what} failed on rank {self._me}: {why}"
+        if not self.broken:
+            self.broken = text
+            self.leave_without_finalize()
+        return CollectiveError(text)
+
+    def _roll_call(self, number: int) -> list[int]:
+        """Ranks of the group that do not report in the store to have come; empty where it cannot be asked."""
+        if self.store is None:
+            return []
+        try:
+            self.store.set(f"here/{number}/{self.rank}", "1")
+            keys = {rank: f"here/{number}/{rank}" for rank in range(len(self.global_ranks))}
+            end = time.monotonic() + ROLL_CALL_S
+            while True:
+                missing = [rank for rank, key in keys.items() if not self.store.check([key])]
+                if not missing or time.monotonic() > end:
+                    return missing
+                time.sleep(0.05)
+        except Exception:  # the store's own process may be the one that is gone
+            return []
+
+    @staticmethod
+    def leave_without_finalize() -> None:
+        """MPI_Finalize waits for ranks that will not come: from now on this process ends without it."""
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if hasattr(sys, "last_value") else 0)
+
+
+def _described(tensors: list[Tensor]) -> str:
+    if not tensors:
+        return ""
+    first = tensors[0]
+    more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    return f" ({str(first.dtype).removeprefix('torch.')}{list(first.shape)}{more})"
