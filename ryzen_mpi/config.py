@@ -33,7 +33,8 @@ class Distributed(Section):
     """How the ranks find and talk to one another."""
 
     backend: Literal["gloo", "mpi", "nccl"] = "gloo"
-    """Process-group backend; one that is not available is refused at start with those that are."""
+    """Process-group backend; one that is not available is refused at start with those that are. `mpi` works with any
+    PyTorch: it is PyTorch's own where that was built with MPI, else this package's."""
     init_method: Annotated[str, Field(pattern=r"^(auto|env://|tcp://[^\s/]+:\d+)$")] = "auto"
     """`auto`: rank 0 opens the store and tells the others over MPI. `env://` and `tcp://HOST:PORT` as in PyTorch."""
     master_addr: str | None = None
@@ -42,6 +43,8 @@ class Distributed(Section):
     """Port of the store; 0 lets the kernel choose a free one."""
     interface: str | None = None
     """Network interface for the collectives; chosen and shown when absent."""
+    arena: bool = True
+    """With backend mpi: gradients lie in memory the ranks of a node share, and are added up there without a copy."""
     timeout_s: PositiveFloat = 15.0
     """A collective that does not end in this time ends the job with an error."""
     min_processes: Positive = 1

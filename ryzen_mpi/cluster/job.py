@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ryzen_mpi.cluster.world import World, discover, rank_hint
-from ryzen_mpi.errors import EXIT_USER_ERROR, UserError
+from ryzen_mpi.errors import EXIT_USER_ERROR, PeerLost, UserError
 
 T = TypeVar("T")
 ORDERLY_S = 3.0
@@ -96,7 +96,7 @@ def _all_here(comm: Any) -> bool:
 
 def _is_consequence(error: Exception) -> bool:
     """Whether `error` only says that another rank has gone: what that rank says is what a person needs."""
-    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+    return isinstance(error, PeerLost) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def _let_the_cause_speak() -> None:

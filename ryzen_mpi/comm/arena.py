@@ -7,10 +7,12 @@ nodes only that slice travels, from rank i of a node to rank i of the others, wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ryzen_mpi.cluster.exchange import MpiExchange
@@ -243,3 +245,22 @@ class Arena:
         whole = tensor[mine]
         own = whole[parts[across.rank]].clone()
         self.patience.finish(across.Iallgatherv(as_bytes(own), (as_bytes(whole), (sizes, starts))))
+
+
+def shared_memory(group: dist.ProcessGroup | None) -> Callable[[int, torch.dtype], Tensor] | None:
+    """What gives [count] zeroed elements in memory the ranks of a node share, reduced by `group` where they lie.
+
+    None where there is nothing to share: one rank, or a group of another backend. Local; what it returns is
+    collective, and raises UserError where there is not enough shared memory.
+    """
+    if not dist.is_initialized():
+        return None
+    group = group or dist.group.WORLD
+    make = getattr(group, "arena", None)
+    if make is None or group.size() == 1:
+        return None
+
+    def memory(count: int, dtype: torch.dtype) -> Tensor:
+        return make(count * dtype.itemsize).empty(count, dtype)
+
+    return memory

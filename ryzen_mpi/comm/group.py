@@ -325,9 +325,14 @@ class MpiGroup(dist.ProcessGroup):
 
     # --- what torch asks of a group --------------------------------------------------------------------------
 
-    def attach(self, arena: Arena) -> None:
-        """From now on tensors that lie in `arena` are reduced and broadcast where they are. All ranks alike."""
+    def arena(self, slot_bytes: int) -> Arena:
+        """Memory the ranks of each node share; its tensors are reduced and broadcast where they lie. Collective.
+
+        It lives as long as the group. Raises UserError where there is not enough shared memory.
+        """
+        arena = Arena(self.collectives.locality, slot_bytes, self._timeout_s)
         self.collectives.arenas.append(arena)
+        return arena
 
     def name(self) -> str:
         return "ryzen"

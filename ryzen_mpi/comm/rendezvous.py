@@ -1,5 +1,7 @@
 """torch.distributed out of the world: rank 0 opens the store, everyone learns where, the process group comes up.
 
+Backend `mpi` is PyTorch's own where it was built with MPI, else ours (group.py), whose name is `ryzen`.
+
 No port is guessed, so no two jobs on a node race for one: rank 0 listens on a port the kernel chose and tells the
 others over the start-up exchange.
 """
@@ -18,27 +20,32 @@ import torch.distributed as dist
 
 from ryzen_mpi.cluster import network
 from ryzen_mpi.cluster.world import World
+from ryzen_mpi.comm import plugin
+from ryzen_mpi.comm.region import kernel_name
 from ryzen_mpi.config import Distributed
 from ryzen_mpi.errors import UserError
 
 
 @dataclass(frozen=True)
 class Group:
-    """What came up: the backend, the interface it talks over, and where the store listens."""
+    """What came up: the backend with its reason, the interface it talks over, and where the store listens."""
 
     backend: str
+    reason: str
     interface: network.Interface
     store_address: str
     timeout_s: float
 
 
-def available_backends() -> dict[str, str]:
+def available_backends(world: World) -> dict[str, str]:
     """Backends that can train here, with the reason. Local."""
     found = {}
     if dist.is_gloo_available():
         found["gloo"] = "part of this PyTorch"
     if dist.is_mpi_available():
         found["mpi"] = "this PyTorch is built with MPI"
+    elif world.comm is not None:
+        found["mpi"] = f"ours, over mpi4py; node memory: {kernel_name()}"
     if dist.is_nccl_available() and torch.cuda.is_available():
         found["nccl"] = "CUDA is present"
     return found
@@ -50,31 +57,34 @@ def process_group(world: World, settings: Distributed) -> Iterator[Group]:
 
     Collective: all ranks enter. Raises UserError where the backend, the interface or the address cannot be had.
     """
-    check_backend(settings.backend)
+    reason = check_backend(settings.backend, world)
     interface = choose_interface(world, settings)
     # Gloo resolves the host's name unless told the interface, and clusters map that name to anything
     os.environ["GLOO_SOCKET_IFNAME"] = interface.name
     store, address = open_store(world, settings, interface)
     timeout = timedelta(seconds=settings.timeout_s)
+    plugin.autoload()  # torch does it where the package is installed; from a bare checkout we do
+    ours = settings.backend == "mpi" and not dist.is_mpi_available()
     dist.init_process_group(
-        settings.backend,
+        plugin.NAME if ours else settings.backend,
         store=dist.PrefixStore("ryzen_mpi", store),
         rank=world.rank,
         world_size=world.size,
         timeout=timeout,
     )
     try:
-        yield Group(settings.backend, interface, address, settings.timeout_s)
+        yield Group(settings.backend, reason, interface, address, settings.timeout_s)
     finally:
         dist.destroy_process_group()
 
 
-def check_backend(backend: str) -> None:
-    """Raises UserError naming what is available where `backend` is not. Local."""
-    available = available_backends()
+def check_backend(backend: str, world: World) -> str:
+    """Why `backend` can be used. Raises UserError naming what is available where it cannot. Local."""
+    available = available_backends(world)
     if backend not in available:
         listed = "; ".join(f"{name} ({reason})" for name, reason in available.items()) or "none"
         raise UserError(f"distributed.backend={backend} is not available here", f"available: {listed}")
+    return available[backend]
 
 
 def choose_interface(world: World, settings: Distributed) -> network.Interface:

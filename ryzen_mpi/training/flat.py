@@ -6,6 +6,7 @@ a node share. Under bfloat16 the model computes with a rounded copy while master
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,14 @@ class Place:
         return self.offset + self.shape.numel()
 
 
+def _private(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(size, dtype=dtype)
+
+
 class FlatParameters:
     """The parameters of `model`, moved into flat vectors; the model's own tensors become views.
+
+    `gradient_memory(size, dtype)` gives the zeroed memory of the gradient: in an arena, or this rank's own.
 
     Attributes:
         master: [size] weights the optimiser updates (float32, or float64 for a float64 computation).
@@ -39,7 +46,12 @@ class FlatParameters:
         decayed: length of the front part that weight decay applies to (matrices; not norms).
     """
 
-    def __init__(self, model: nn.Module, compute: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        compute: torch.dtype,
+        gradient_memory: Callable[[int, torch.dtype], Tensor] | None = None,
+    ) -> None:
         wide = torch.promote_types(compute, torch.float32)
         self.parameters = dict(model.named_parameters())
         backward_order = list(self.parameters)[::-1]
@@ -54,7 +66,7 @@ class FlatParameters:
             if parameter.ndim >= 2:
                 self.decayed = size
         self.master = torch.zeros(size, dtype=wide)
-        self.gradient = torch.zeros(size, dtype=wide)
+        self.gradient = (gradient_memory or _private)(size, wide)
         self.working = self.master if compute == wide else torch.zeros(size, dtype=compute)
         for place in self.places:
             parameter = self.parameters[place.name]

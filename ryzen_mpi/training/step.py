@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ryzen_mpi.comm.arena import shared_memory
 from ryzen_mpi.config import Settings
 from ryzen_mpi.data.sampler import Sampler, rank_slice
 from ryzen_mpi.data.source import TokenSource
@@ -20,7 +21,7 @@ from ryzen_mpi.training.agreement import Agreement, Row, Table, Usage
 from ryzen_mpi.training.evaluate import HeldOut, evaluate
 from ryzen_mpi.training.flat import FlatParameters
 from ryzen_mpi.training.optimizer import FlatOptimizer
-from ryzen_mpi.training.reduce import BucketedReducer, Reducer, broadcast_weights, gradient_norm
+from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, Reducer, broadcast_weights, gradient_norm
 from ryzen_mpi.training.schedule import learning_rate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -84,7 +85,7 @@ class TrainingStep:
         rank: int,
         ranks: int,
         global_batch: int,
-        reducer: Callable[[FlatParameters, dist.ProcessGroup | None], Reducer] = BucketedReducer,
+        reducer: Callable[[FlatParameters, dist.ProcessGroup | None], Reducer] | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.settings, self.source, self.rank, self.ranks, self.group = settings, source, rank, ranks, group
@@ -92,9 +93,11 @@ class TrainingStep:
         self.total_samples = settings.training.total_epochs * source.num_samples
         self.sampler = Sampler(source.num_samples, settings.training.seed)
         self.model = build_model(settings)
-        self.flat = FlatParameters(self.model, DTYPES[settings.hardware.dtype])
+        shared = shared_memory(group) if settings.distributed.arena else None
+        self.flat = FlatParameters(self.model, DTYPES[settings.hardware.dtype], shared)
         broadcast_weights(self.flat, group)
-        self.reducer: Reducer = reducer(self.flat, group)
+        choice = reducer or (BucketedReducer if shared is None else ArenaReducer)
+        self.reducer: Reducer = choice(self.flat, group)
         self.optimizer = FlatOptimizer(self.flat, settings.training)
         self.agreement, self.usage = Agreement(group), Usage()
         self.progress = Progress()
