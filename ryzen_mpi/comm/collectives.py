@@ -167,14 +167,12 @@ class Collectives:
         given = (as_bytes(data), [count * item for count in sent])
         self._wait(self.comm.Ialltoallv(given, (as_bytes(output), [count * item for count in received])))
 
-    def barrier(self, timeout_s: float | None = None) -> None:
+    def barrier(self) -> None:
         """Returns when all ranks have called it."""
-        if self.size == 1:
-            return
-        if timeout_s is None and self.one_node:
+        if self.size > 1 and self.one_node:
             self._engine().barrier()
-        else:
-            self.patience.finish(self.comm.Ibarrier(), timeout_s)
+        elif self.size > 1:
+            self._wait(self.comm.Ibarrier())
 
     # --- ways -------------------------------------------------------------------------------------------------------
 

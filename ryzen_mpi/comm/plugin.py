@@ -7,6 +7,7 @@ its own. Nothing here may be slow or start MPI: it runs wherever torch is import
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from importlib import import_module
@@ -22,8 +23,11 @@ def autoload() -> None:
 
     if not dist.is_available() or hasattr(dist.Backend, NAME.upper()):
         return
-    dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])
-    _let_mpi_answer_for_the_environment()
+    try:
+        dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])
+        _let_mpi_answer_for_the_environment()
+    except Exception as error:  # a PyTorch that changed must still be importable
+        warnings.warn(f"ryzen_mpi could not register its backend with this PyTorch: {error!r}", stacklevel=2)
 
 
 def _create(options: Any, backend_options: Any = None) -> Any:
