@@ -54,6 +54,9 @@ class Failures:
         what = f"{name} number {number}{_described(tensors)} in process group {self.group}"
         return self._error(what, reason, peer, limit_s)
 
+    def of_mpi(self, name: str, number: int, tensors: list[Tensor], error: Exception) -> CollectiveError:
+        return self._broke(f"{name} number {number}{_described(tensors)} in process group {self.group}", str(error))
+
     def of_message(
         self, name: str, tensor: Tensor, peer: int, tag: int, error: Exception | str, limit_s: float = 0.0
     ) -> CollectiveError:
@@ -77,6 +80,9 @@ class Failures:
             "gave up": f"{whom} gave up before, on an error of its own",
             "mismatch": f"{whom} calls another operation, or with another shape, dtype or root",
         }[reason]
+        return self._broke(what, why)
+
+    def _broke(self, what: str, why: str) -> CollectiveError:
         text = f"{what} failed on rank {self._me}: {why}"
         if not self.broken:
             self.broken = text

@@ -197,7 +197,8 @@ class MpiGroup(Messages):
         return self._do("all_to_all", list(outputs), opts, act)
 
     def barrier(self, opts: Any = None) -> dist.Work:
-        return self._do("barrier", [], opts, self.collectives.barrier)
+        limit = opts.timeout.total_seconds() if opts is not None else -1.0  # negative: none given
+        return self._do("barrier", [], opts, self.collectives.barrier, limit if limit > 0 else None)
 
     def monitored_barrier(self, timeout: timedelta | None = None, wait_all_ranks: bool = False) -> None:
         opts = dist.BarrierOptions()

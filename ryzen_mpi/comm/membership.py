@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,7 @@ from ryzen_mpi.comm.collectives import Collectives
 from ryzen_mpi.comm.failure import Failures
 from ryzen_mpi.comm.region import PEER_ERRORS
 from ryzen_mpi.comm.work import Finished, Line, Pending
-
-UNSET = timedelta(0)
-"""PyTorch's mark for "no timeout given" is negative."""
+from ryzen_mpi.errors import UserError
 
 
 class Membership(dist.ProcessGroup):
@@ -45,43 +44,48 @@ class Membership(dist.ProcessGroup):
 
     # --- how a call is done ----------------------------------------------------------------------------------
 
-    def _do(self, name: str, tensors: list[Tensor], options: Any, act: Callable[[], None]) -> dist.Work:
+    def _do(
+        self, name: str, tensors: list[Tensor], options: Any, act: Callable[[], None], limit_s: float | None = None
+    ) -> dist.Work:
         """Calls `act`, now or in line, with errors named. Returns the work."""
-        self._sequence += 1
-        timeout = getattr(options, "timeout", UNSET)
-        limit = timeout.total_seconds() if timeout > UNSET else self._timeout_s
-        number = self._sequence
-
-        def named() -> None:
-            self.failures.refuse_broken()
-            self.collectives.set_timeout(limit)
+        self._sequence = number = self._sequence + 1
+        now = options is not None and not options.asyncOp and not self._line.waiting
+        if now and self._turn.acquire(blocking=False):
             try:
-                act()
-            except PEER_ERRORS as error:
-                self.collectives.give_up()
-                raise self.failures.of_collective(name, number, tensors, error, limit) from None
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"{name} on rank {self.rank()}: {error}") from None
-
-        if not getattr(options, "asyncOp", True) and not self._line.waiting and self._turn.acquire(blocking=False):
-            try:
-                named()
+                self._act(name, number, tensors, act, limit_s)
             finally:
                 self._turn.release()
             work: dist.Work = Finished(tensors)
         else:
             work = Pending(tensors)
-            self._line.put(self._in_turn(named), work)
+            self._line.put(partial(self._in_turn, name, number, tensors, act, limit_s), work)
         if self._together is not None:
             self._together.append(work)
         return work
 
-    def _in_turn(self, act: Callable[[], None]) -> Callable[[], None]:
-        def waiting_its_turn() -> None:
-            with self._turn:
-                act()
+    def _in_turn(self, *call: Any) -> None:
+        with self._turn:
+            self._act(*call)
 
-        return waiting_its_turn
+    def _act(
+        self, name: str, number: int, tensors: list[Tensor], act: Callable[[], None], limit_s: float | None
+    ) -> None:
+        if self.failures.broken:
+            self.failures.refuse_broken()
+        limit_s = self._timeout_s if limit_s is None else limit_s
+        self.collectives.set_timeout(limit_s)
+        try:
+            act()
+        except PEER_ERRORS as error:
+            self.collectives.give_up()
+            raise self.failures.of_collective(name, number, tensors, error, limit_s) from None
+        except self.failures.mpi_errors as error:
+            self.collectives.give_up()
+            raise self.failures.of_mpi(name, number, tensors, error) from None
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{name} on rank {self.rank()}: {error}") from None
 
     # --- what torch asks of a group --------------------------------------------------------------------------
 

@@ -18,17 +18,16 @@ def listed(tensors: Any) -> list[Tensor]:
 
 def dense(tensor: Tensor) -> Tensor:
     """`tensor` itself where its memory can be used as it is, else a copy."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+    if tensor.layout is not torch.strided or not tensor.is_cpu:
         raise TypeError(f"only dense tensors in main memory can be sent, not {tensor.layout} on {tensor.device}")
-    tensor = tensor.detach()
     if tensor.is_conj() or tensor.is_neg():
-        tensor = tensor.resolve_conj().resolve_neg()
-    return tensor.contiguous()
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+    return tensor if tensor.is_contiguous() else tensor.detach().contiguous()
 
 
 def back(data: Tensor, tensor: Tensor) -> None:
     """Carries a result home where it was made in a copy."""
-    if data.data_ptr() != tensor.data_ptr():
+    if data is not tensor:
         tensor.detach().copy_(data.view(tensor.shape))
 
 
@@ -52,6 +51,8 @@ def elements(splits: Any, tensor: Tensor, ranks: int) -> list[int]:
 def operation(opts: Any) -> tuple[str, Any]:
     """The reduction's name and what to multiply by first (or None)."""
     reduce_op = dist.ReduceOp.SUM if opts is None else getattr(opts, "reduceOp", opts)
+    if reduce_op == dist.ReduceOp.SUM:  # nearly always
+        return "sum", None
     kind = reduce_op.op if isinstance(reduce_op, dist.ReduceOp) else reduce_op
     name = OP_NAMES.get(kind)
     if name is None:

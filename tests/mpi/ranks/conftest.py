@@ -50,6 +50,19 @@ def solo(world, group):
     return [dist.new_group([rank]) for rank in range(world.size)][world.rank]
 
 
+@pytest.fixture(scope="session")
+def ryzen(world, group):
+    """A group of all ranks with the backend of this package, under the default one."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    from ryzen_mpi.comm.plugin import autoload
+
+    autoload()
+    return dist.new_group(backend="ryzen", timeout=timedelta(seconds=60))
+
+
 @pytest.fixture
 def shared(world, tmp_path_factory):
     """A folder all ranks see, made by rank 0 for this test."""
