@@ -32,9 +32,10 @@ class Section(BaseModel):
 class Distributed(Section):
     """How the ranks find and talk to one another."""
 
-    backend: Literal["gloo", "mpi", "nccl"] = "gloo"
+    backend: Literal["auto", "gloo", "mpi", "nccl"] = "auto"
     """Process-group backend; one that is not available is refused at start with those that are. `mpi` works with any
-    PyTorch: it is PyTorch's own where that was built with MPI, else this package's."""
+    PyTorch: it is PyTorch's own where that was built with MPI, else this package's. `auto` is `mpi` where MPI connects
+    the ranks, `gloo` elsewhere."""
     init_method: Annotated[str, Field(pattern=r"^(auto|env://|tcp://[^\s/]+:\d+)$")] = "auto"
     """`auto`: rank 0 opens the store and tells the others over MPI. `env://` and `tcp://HOST:PORT` as in PyTorch."""
     master_addr: str | None = None

@@ -205,8 +205,7 @@ def show(
         ("world", f"{world.size} ranks on {world.nodes} node(s), started by {world.launcher}"),
         (
             "backend",
-            f"{group.backend} ({group.reason}), {group.interface.name} ({group.interface.reason}), "
-            f"store {group.store_address}, timeout {group.timeout_s:g} s",
+            f"{group.description}, store {group.store_address}, timeout {group.timeout_s:g} s",
         ),
         ("precision", precision),
         ("model", shape),

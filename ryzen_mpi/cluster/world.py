@@ -78,7 +78,7 @@ def discover(environment: Mapping[str, str] = os.environ) -> World:
         _refuse_strangers(environment)
         launcher = "none (a communicator of one rank)"
     else:
-        version = MPI.Get_library_version().split(",")[0].strip("\x00 \n")
+        version = " ".join(MPI.Get_library_version().strip("\x00").split(",")[0].split()[:3])
         name = next((name for rank, _, name in _LAUNCHERS if rank in environment), "MPI")
         launcher = f"{name} ({version})"
     node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)

@@ -36,6 +36,13 @@ class Group:
     store_address: str
     timeout_s: float
 
+    @property
+    def description(self) -> str:
+        """For people: MPI finds its own way between nodes, the others take the interface."""
+        if self.backend == "mpi":
+            return f"mpi ({self.reason})"
+        return f"{self.backend} on {self.interface.name} ({self.interface.reason})"
+
 
 def available_backends(world: World) -> dict[str, str]:
     """Backends that can train here, with the reason. Local."""
@@ -57,34 +64,36 @@ def process_group(world: World, settings: Distributed) -> Iterator[Group]:
 
     Collective: all ranks enter. Raises UserError where the backend, the interface or the address cannot be had.
     """
-    reason = check_backend(settings.backend, world)
+    backend, reason = choose_backend(settings.backend, world)
     interface = choose_interface(world, settings)
     # Gloo resolves the host's name unless told the interface, and clusters map that name to anything
     os.environ["GLOO_SOCKET_IFNAME"] = interface.name
     store, address = open_store(world, settings, interface)
     timeout = timedelta(seconds=settings.timeout_s)
     plugin.autoload()  # torch does it where the package is installed; from a bare checkout we do
-    ours = settings.backend == "mpi" and not dist.is_mpi_available()
+    ours = backend == "mpi" and not dist.is_mpi_available()
     dist.init_process_group(
-        plugin.NAME if ours else settings.backend,
+        plugin.NAME if ours else backend,
         store=dist.PrefixStore("ryzen_mpi", store),
         rank=world.rank,
         world_size=world.size,
         timeout=timeout,
     )
     try:
-        yield Group(settings.backend, reason, interface, address, settings.timeout_s)
+        yield Group(backend, reason, interface, address, settings.timeout_s)
     finally:
         dist.destroy_process_group()
 
 
-def check_backend(backend: str, world: World) -> str:
-    """Why `backend` can be used. Raises UserError naming what is available where it cannot. Local."""
+def choose_backend(backend: str, world: World) -> tuple[str, str]:
+    """The backend to use, with the reason. Raises UserError naming what is available where `backend` is not. Local."""
     available = available_backends(world)
+    if backend == "auto":
+        backend = "mpi" if "mpi" in available and world.size > 1 else "gloo"
     if backend not in available:
         listed = "; ".join(f"{name} ({reason})" for name, reason in available.items()) or "none"
         raise UserError(f"distributed.backend={backend} is not available here", f"available: {listed}")
-    return available[backend]
+    return backend, available[backend]
 
 
 def choose_interface(world: World, settings: Distributed) -> network.Interface:

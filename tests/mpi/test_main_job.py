@@ -51,7 +51,7 @@ def test_a_run_leaves_what_its_run_directory_promises(undisturbed):
     assert sum(line.startswith("summary") for line in job.out.splitlines()) == 1, job.said()
     assert "Traceback" not in job.err, job.said()
     table = job.out[: job.out.index("summary")]
-    for said in ("2 ranks on 1 node", "gloo on lo", "float64", "global batch", "Markov chain", str(path)[:20]):
+    for said in ("2 ranks on 1 node", "mpi (ours, over mpi4py", "float64", "global batch", "Markov chain", str(path)[:20]):
         assert said in table, f"{said!r} is missing\n{job.said()}"
 
 
@@ -179,7 +179,7 @@ def refused_with(job, message):
         (2, ["distributed.min_processes=8"], "at least 8 processes"),
         (2, ["training.global_batch=1"], "training.global_batch=1"),
         (2, ["hardware.zero_stage=1"], "hardware.zero_stage=1"),
-        (2, ["distributed.backend=mpi"], "distributed.backend=mpi is not available"),
+        (2, ["distributed.backend=nccl"], "distributed.backend=nccl is not available"),
         (2, ["distributed.interface=nosuch0"], "nosuch0"),
         (2, ["distributed.master_addr=203.0.113.7"], "203.0.113.7"),
         (2, ["--resume", "/no/such/run"], "/no/such/run"),
