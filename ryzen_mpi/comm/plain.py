@@ -48,27 +48,23 @@ def reduce(
         wide = following.to(_accumulator(dtype))
         total = wide.clone() if total is None else _combine(total, wide, op)
     if divisor != 1:
-        floating = total.is_floating_point()
-        total = total / divisor if floating else torch.div(total, divisor, rounding_mode="trunc")
+        total = _divide(total, divisor)
     for address in targets:
-        tensor_at(address, count, dtype).copy_(_narrow(total, dtype))
+        tensor_at(address, count, dtype).copy_(total)
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    if dtype in (torch.bfloat16, torch.float16):
-        return torch.float32
-    # torch has no arithmetic on these: their bits are added as those of the signed type of the same width
-    return {torch.uint16: torch.int32, torch.uint32: torch.int64}.get(dtype, dtype)
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def _narrow(total: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.uint64 or total.dtype == dtype:
-        return total
-    return total.to(dtype)
+def _divide(total: Tensor, divisor: int) -> Tensor:
+    if total.dtype in _WITHOUT_ARITHMETIC:
+        return torch.from_numpy(total.numpy() // divisor)
+    return total / divisor if total.is_floating_point() else torch.div(total, divisor, rounding_mode="trunc")
 
 
 def _combine(total: Tensor, following: Tensor, op: str) -> Tensor:
-    if total.dtype == torch.uint64:
+    if total.dtype in _WITHOUT_ARITHMETIC:
         ours, theirs = total.numpy(), following.numpy()
         with np.errstate(over="ignore"):
             return torch.from_numpy(_NUMPY[op](ours, theirs))
@@ -77,6 +73,7 @@ def _combine(total: Tensor, following: Tensor, op: str) -> Tensor:
     return _TORCH[op](total, following)
 
 
+_WITHOUT_ARITHMETIC = (torch.uint16, torch.uint32, torch.uint64)  # in torch; numpy has it
 _TORCH = {
     "sum": torch.add,
     "product": torch.mul,

@@ -10,9 +10,13 @@ import torch
 from ryzen_mpi.cluster.exchange import MpiExchange
 from ryzen_mpi.comm import tuning
 from ryzen_mpi.comm.tuning import COLLECTIVES, Table
+from ryzen_mpi.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ryzen_mpi.comm.collectives import Collectives
+    from ryzen_mpi.comm.group import MpiGroup
 
 REPEATS, REPEATS_WHEN_LARGE, LARGE_BYTES = 7, 3, 1 << 20
 
@@ -36,6 +40,24 @@ def table(collectives: Collectives) -> Table:
     if comm.rank == 0:
         tuning.store(found, path)
     return found
+
+
+def tune(group: MpiGroup) -> Path:
+    """Measures anew, keeps the table for later runs and takes it for this group; returns where. Collective.
+
+    Raises UserError, on all ranks, where it cannot be kept.
+    """
+    collectives = group.collectives
+    if collectives.size == 1 or not collectives.one_node:
+        raise UserError("the size table is of the ranks of one node", "mpirun -np N on one node, N at least 2")
+    collectives.table = measure(collectives)
+    path = tuning.cache_path(collectives.comm)
+    kept = tuning.store(collectives.table, path) if collectives.rank == 0 else True
+    if not MpiExchange(collectives.comm).broadcast(kept):
+        raise UserError(
+            f"the size table cannot be kept in {path}", "XDG_CACHE_HOME names a directory that can be written"
+        )
+    return path
 
 
 def measure(collectives: Collectives) -> Table:
