@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -12,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-LOAD_BEFORE = os.getloadavg()[0]
+from ryzen_mpi.bench.machine import machine
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -22,29 +22,6 @@ def relaunch(ranks: int) -> None:
         return
     command = ["mpirun", "-np", str(ranks), sys.executable, *sys.argv]
     sys.exit(subprocess.run(command).returncode)
-
-
-def machine() -> dict[str, Any]:
-    """The machine and software a result belongs to. Local."""
-    import numpy
-    import psutil
-    import torch
-
-    model = next(
-        (line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
-    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
-    return {
-        "cpu": model,
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "vector_units": [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags.split()],
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "load_before": LOAD_BEFORE,
-    }
 
 
 def ratio(slow_s: Sequence[float], fast_s: Sequence[float], rounds: int) -> dict[str, float]:

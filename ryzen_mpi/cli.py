@@ -15,6 +15,7 @@ _COMMANDS = {
     "train": ("ryzen_mpi.train", "command", "Train a transformer on the ranks this is started on."),
     "generate": ("ryzen_mpi.commands.generate", "command", "Continue a text with a trained model."),
     "metrics": ("ryzen_mpi.commands.metrics", "metrics_command", "Show or export what a run recorded."),
+    "bench": ("ryzen_mpi.commands.bench", "command", "Measure communication: OSU's benchmarks on several backends."),
     "config": ("ryzen_mpi.commands.config", "command", "Show settings, parameters and memory without training."),
 }
 

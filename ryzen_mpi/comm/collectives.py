@@ -106,6 +106,7 @@ class Collectives:
         """`output` [n] is the reduction over ranks of their `data` [size, n] in row `rank`."""
         how = reduction(data.dtype, op, self.size)
         _same_size("reduce_scatter", data.numel(), output.numel() * self.size)
+        _same_dtype("reduce_scatter", output, data)
         if not output.numel():
             return
         if self.one_node and self.size > 1 and self._staged("reduce_scatter", _bytes(output)):
@@ -131,6 +132,7 @@ class Collectives:
     def all_gather(self, output: Tensor, data: Tensor) -> None:
         """`output` [size, n] is every rank's `data` [n]."""
         _same_size("all_gather", output.numel(), data.numel() * self.size)
+        _same_dtype("all_gather", output, data)
         if not data.numel():
             return
         if self.one_node and self.size > 1 and self._staged("all_gather", _bytes(data)):
@@ -145,12 +147,16 @@ class Collectives:
 
     def scatter(self, output: Tensor, data: Tensor | None, root: int) -> None:
         """`output` [n] is row `rank` of rank `root`'s `data` [size, n]."""
+        if data is not None:
+            _same_size("scatter", data.numel(), output.numel() * self.size)
         given = as_bytes(data) if self.rank == root else None
         self._wait(self.comm.Iscatter(given, as_bytes(output), root=root))
 
     def all_to_all(self, output: Tensor, data: Tensor) -> None:
         """Row r of `output` [size, n] is what rank r had in row `rank` of `data` [size, n]."""
         _same_size("all_to_all", output.numel(), data.numel())
+        if data.numel() % self.size:
+            raise ValueError(f"all_to_all: {data.numel()} elements cannot be split equally among {self.size} ranks")
         part = _bytes(data) // self.size
         if not part:
             return
@@ -210,7 +216,7 @@ class Collectives:
 
         self._wait(self.comm.Iallreduce(MPI.IN_PLACE, [as_bytes(data), data.numel(), dtype], op=operation))
         if op == "avg":
-            data.div_(self.size, rounding_mode=None if data.is_floating_point() else "trunc")
+            data.detach().div_(self.size, rounding_mode=None if data.is_floating_point() else "trunc")
 
     def _wait(self, request: Any) -> None:
         self.patience.finish(request)
@@ -251,3 +257,8 @@ def _bytes(tensor: Tensor) -> int:
 def _same_size(name: str, given: int, wanted: int) -> None:
     if given != wanted:
         raise ValueError(f"{name}: {given} elements given where {wanted} belong")
+
+
+def _same_dtype(name: str, output: Tensor, data: Tensor) -> None:
+    if output.dtype != data.dtype:  # the memory behind the shorter one would be overwritten
+        raise TypeError(f"{name}: {data.dtype} cannot be received as {output.dtype}")

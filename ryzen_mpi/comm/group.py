@@ -83,7 +83,7 @@ class MpiGroup(Messages):
                     data = data.clone() if data is part else data
                     self.collectives.reduce(data, root, op)
                     if root == self.rank():
-                        result.copy_(data.view_as(result))
+                        result.detach().copy_(data.view_as(result))
             back(result, output)
 
         return self._do("reduce_scatter", [output], opts, act)
@@ -128,12 +128,12 @@ class MpiGroup(Messages):
                 rows = torch.empty((self.size(), tensor.numel()), dtype=tensor.dtype)
                 self.collectives.all_gather(rows, dense(tensor))
                 for part, row in zip(parts, rows, strict=True):
-                    part.copy_(row.view_as(part))
+                    part.detach().copy_(row.view_as(part))
             else:  # parts of different length: each is a broadcast from its owner
                 for root, part in enumerate(parts):
                     data = dense(tensor) if root == self.rank() else dense(part)
                     self.collectives.broadcast(data, root)
-                    part.copy_(data.view_as(part))
+                    part.detach().copy_(data.view_as(part))
 
         return self._do("all_gather", list(parts), opts, act)
 
@@ -156,7 +156,7 @@ class MpiGroup(Messages):
             rows = torch.empty((len(parts), tensor.numel()), dtype=tensor.dtype) if parts else None
             self.collectives.gather(rows, dense(tensor), opts.rootRank)
             for part, row in zip(parts, () if rows is None else rows, strict=True):
-                part.copy_(row.view_as(part))
+                part.detach().copy_(row.view_as(part))
 
         return self._do("gather", list(parts), opts, act)
 
@@ -192,7 +192,7 @@ class MpiGroup(Messages):
             rows = torch.empty(sum(received), dtype=inputs[0].dtype)
             self.collectives.all_to_all_uneven(rows, joined(inputs), received, sent)
             for output, row in zip(outputs, rows.split(received), strict=True):
-                output.copy_(row.view_as(output))
+                output.detach().copy_(row.view_as(output))
 
         return self._do("all_to_all", list(outputs), opts, act)
 

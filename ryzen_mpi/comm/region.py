@@ -72,6 +72,7 @@ class Region:
         """Gives the memory back. Collective; nothing that lies in it may be used afterwards."""
         if self.window is not None:
             window, self.window = self.window, None
+            window.Unlock_all()  # MPICH refuses to free a window in use
             window.Free()
 
 
