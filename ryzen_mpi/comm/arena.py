@@ -153,11 +153,11 @@ class Arena:
         """
         how = reduction(tensor.dtype, op, self.locality.comm.size)
         self._reduce_scatter_node(tensor, how)
-        tensor = tensor.view(-1)
         mine = self.slice_of(tensor.numel(), tensor.dtype)
-        if self.locality.across is not None:
-            self._need_even("reduce_scatter")
-            Travelling(exchange(tensor[mine], self.locality.across, how, self.plain), self.patience).finish()
+        if self.locality.across is None:
+            return tensor[mine]
+        self._need_even("reduce_scatter")
+        Travelling(exchange(tensor[mine], self.locality.across, how, self.plain), self.patience).finish()
         return tensor[self.shard_of(tensor.numel(), tensor.dtype)]
 
     def all_gather(self, tensor: Tensor) -> None:

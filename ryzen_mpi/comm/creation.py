@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import zlib
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +17,7 @@ from ryzen_mpi.comm.group import MpiGroup
 from ryzen_mpi.comm.region import PEER_ERRORS
 
 
-def create_group(options: Any) -> MpiGroup:
+def create_group(options: Any, backend_options: Any = None) -> MpiGroup:
     """The process group torch.distributed asks for. Collective among the members of the group alone.
 
     Raises CollectiveError where a member does not come, RuntimeError where MPI does not know the ranks.
@@ -58,17 +57,3 @@ def _mpi_ranks(store: dist.Store, rank: int, size: int, mine: int) -> list[int]:
 
 def _seconds(timeout: timedelta | None) -> float:
     return timeout.total_seconds() if timeout is not None else dist.default_pg_timeout.total_seconds()
-
-
-def rendezvous_over_mpi(timeout: timedelta) -> Iterator[tuple[dist.Store, int, int]]:
-    """Store, rank and number of ranks for `init_process_group` from the communicator alone. Collective."""
-    from ryzen_mpi.cluster.world import discover
-    from ryzen_mpi.comm.rendezvous import choose_interface, open_store
-    from ryzen_mpi.config import Distributed
-
-    world = discover()
-    settings = Distributed(timeout_s=timeout.total_seconds())
-    interface = choose_interface(world, settings)
-    store, _ = open_store(world, settings, interface)
-    yield store, world.rank, world.size
-    raise RuntimeError("the ranks of an MPI job cannot meet a second time")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import time
 
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch import Tensor
 from ryzen_mpi.errors import PeerLost
 
 ROLL_CALL_S = 1.0
+STORE_HOST = 0  # the rank that serves torch's store
 
 
 class CollectiveError(PeerLost, dist.DistBackendError):
@@ -48,11 +50,9 @@ class Failures:
         self, name: str, number: int, tensors: list[Tensor], error: Exception, limit_s: float
     ) -> CollectiveError:
         reason, peer = error.args
-        if peer is None and reason == "late":
-            missing = self._roll_call(number)
-            peer = missing[0] if missing else None
+        peers = [peer] if peer is not None else self._roll_call(number) if reason == "late" else []
         what = f"{name} number {number}{_described(tensors)} in process group {self.group}"
-        return self._error(what, reason, peer, limit_s)
+        return self._error(what, reason, peers, limit_s)
 
     def of_mpi(self, name: str, number: int, tensors: list[Tensor], error: Exception) -> CollectiveError:
         return self._broke(f"{name} number {number}{_described(tensors)} in process group {self.group}", str(error))
@@ -66,14 +66,16 @@ class Failures:
         if isinstance(error, str):
             return CollectiveError(f"{what} failed on rank {self._me}: {error}")
         reason, dead = error.args
-        return self._error(what, reason, dead if dead is not None else (peer if peer >= 0 else None), limit_s)
+        peers = [rank for rank in (dead, peer) if rank is not None and rank >= 0]
+        return self._error(what, reason, peers[:1], limit_s)
 
     @property
     def _me(self) -> int:
         return self.global_ranks[self.rank]
 
-    def _error(self, what: str, reason: str, peer: int | None, limit_s: float) -> CollectiveError:
-        whom = "some rank" if peer is None else f"rank {self.global_ranks[peer]} on {self.hosts[peer]}"
+    def _error(self, what: str, reason: str, peers: list[int], limit_s: float) -> CollectiveError:
+        named = [f"rank {self.global_ranks[peer]} on {self.hosts[peer]}" for peer in peers]
+        whom = " or ".join(named) or "some rank"
         why = {
             "late": f"{whom} did not come in {limit_s:.3g} s (hung, stopped, or busy with something else)",
             "dead": f"the process of {whom} has ended",
@@ -90,7 +92,19 @@ class Failures:
         return CollectiveError(text)
 
     def _roll_call(self, number: int) -> list[int]:
-        """Ranks of the group that do not report in the store to have come; empty where it cannot be asked."""
+        """Ranks of the group that do not report in the store to have come; empty where nobody knows.
+
+        A store whose host is stopped never answers, whatever its timeout, hence the thread; then it is the host.
+        """
+        missing: list[int] = []
+        asking = threading.Thread(target=lambda: missing.extend(self._missing(number)), daemon=True)
+        asking.start()
+        asking.join(2 * ROLL_CALL_S)
+        if asking.is_alive() and STORE_HOST in self.global_ranks:
+            return [self.global_ranks.index(STORE_HOST)]
+        return missing
+
+    def _missing(self, number: int) -> list[int]:
         if self.store is None:
             return []
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ HEADER_BYTES = 4096
 LINE_BYTES = 64
 
 
+@lru_cache(maxsize=4096)
 def slice_of(count: int, item_bytes: int, rank: int, ranks: int) -> slice:
     """The part of `count` elements that `rank` answers for: equal parts, rounded up to whole cache lines. Local."""
     line = LINE_BYTES // item_bytes

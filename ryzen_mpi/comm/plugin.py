@@ -13,19 +13,16 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
-NAME = "ryzen"
+from ryzen_mpi.comm.registry import register
+
 _RANK_HINTS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 
 
 def autoload() -> None:
     """Registers the backend. Called by torch (entry point group `torch.backends`). Local."""
-    import torch.distributed as dist
-
-    if not dist.is_available() or hasattr(dist.Backend, NAME.upper()):
-        return
     try:
-        dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])
-        _let_mpi_answer_for_the_environment()
+        if register(_create):
+            _let_mpi_answer_for_the_environment()
     except Exception as error:  # a PyTorch that changed must still be importable
         warnings.warn(f"ryzen_mpi could not register its backend with this PyTorch: {error!r}", stacklevel=2)
 
@@ -44,7 +41,7 @@ def _let_mpi_answer_for_the_environment() -> None:
 
     def from_environment(url: str, timeout: timedelta = timedelta(minutes=30), **more: Any) -> Iterator[Any]:
         if launched_by_mpi(os.environ):
-            from ryzen_mpi.comm.creation import rendezvous_over_mpi
+            from ryzen_mpi.comm.rendezvous import rendezvous_over_mpi
 
             return rendezvous_over_mpi(timeout)
         return original(url, timeout=timeout, **more)

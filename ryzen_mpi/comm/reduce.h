@@ -31,12 +31,14 @@ static inline float widen_bf16(uint16_t half) {
     return wide;
 }
 
-static inline uint16_t narrow_bf16(float wide) { /* to nearest, ties to even, as PyTorch */
+/* To nearest, ties to even, as PyTorch. A NaN stays one: made of bfloat16 values, its lower half is zero. */
+static inline uint32_t round_bf16(float wide) {
     uint32_t bits;
     memcpy(&bits, &wide, 4);
-    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return wide != wide ? 0x7fc0 : (uint16_t)rounded;
+    return bits + 0x7fffu + ((bits >> 16) & 1u);
 }
+
+static inline uint16_t narrow_bf16(float wide) { return (uint16_t)(round_bf16(wide) >> 16); }
 
 #define SAME(x) (x)
 #define AS_BOOL(x) ((x) != 0)
@@ -72,14 +74,15 @@ static inline uint16_t narrow_bf16(float wide) { /* to nearest, ties to even, as
     REDUCE(NAME##_many, TYPE, WIDE, LOAD, STORE, DO)                                                               \
     CLONES static void NAME(char *const *src, int sources, char *const *dst, int targets, size_t count,            \
                             int64_t divisor) {                                                                     \
-        if (divisor != 1 || sources > 4 || (targets != 1 && targets != sources))                                   \
-            NAME##_many(src, sources, dst, targets, count, divisor);                                               \
+        if (divisor != 1) NAME##_many(src, sources, dst, targets, count, divisor);                                 \
         else if (sources == 2 && targets == 1) NAME##_fused(src, 2, dst, 1, count);                                \
-        else if (sources == 2) NAME##_fused(src, 2, dst, 2, count);                                                \
+        else if (sources == 2 && targets == 2) NAME##_fused(src, 2, dst, 2, count);                                \
         else if (sources == 3 && targets == 1) NAME##_fused(src, 3, dst, 1, count);                                \
-        else if (sources == 3) NAME##_fused(src, 3, dst, 3, count);                                                \
+        else if (sources == 3 && targets == 2) NAME##_fused(src, 3, dst, 2, count);                                \
+        else if (sources == 3 && targets == 3) NAME##_fused(src, 3, dst, 3, count);                                \
         else if (sources == 4 && targets == 1) NAME##_fused(src, 4, dst, 1, count);                                \
-        else if (sources == 4) NAME##_fused(src, 4, dst, 4, count);                                                \
+        else if (sources == 4 && targets == 2) NAME##_fused(src, 4, dst, 2, count);                                \
+        else if (sources == 4 && targets == 4) NAME##_fused(src, 4, dst, 4, count);                                \
         else NAME##_many(src, sources, dst, targets, count, divisor);                                              \
     }
 
@@ -134,6 +137,54 @@ BITWISE(i8, int8_t)
 BITWISE(i16, int16_t)
 BITWISE(i32, int32_t)
 BITWISE(i64, int64_t)
+
+/* Sums of bfloat16 two at a time, as halves of a 32-bit word: nothing to unpack and pack, twice as fast. */
+typedef uint32_t __attribute__((aligned(2), may_alias)) Pair;
+
+static inline float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline __attribute__((always_inline)) void bf16_pairs(char *const *src, const int sources, char *const *dst,
+                                                             const int targets, size_t pairs) {
+    const Pair *s[4];
+    Pair *d[4];
+    for (int k = 0; k < sources; k++) s[k] = (const Pair *)src[k];
+    for (int k = 0; k < targets; k++) d[k] = (Pair *)dst[k];
+    _Pragma("GCC ivdep") for (size_t i = 0; i < pairs; i++) {
+        float low = as_float(s[0][i] << 16), high = as_float(s[0][i] & 0xffff0000u);
+        if (sources > 1) low += as_float(s[1][i] << 16), high += as_float(s[1][i] & 0xffff0000u);
+        if (sources > 2) low += as_float(s[2][i] << 16), high += as_float(s[2][i] & 0xffff0000u);
+        if (sources > 3) low += as_float(s[3][i] << 16), high += as_float(s[3][i] & 0xffff0000u);
+        uint32_t result = round_bf16(low) >> 16 | (round_bf16(high) & 0xffff0000u);
+        d[0][i] = result;
+        if (targets > 1) d[1][i] = result;
+        if (targets > 2) d[2][i] = result;
+        if (targets > 3) d[3][i] = result;
+    }
+}
+
+CLONES static void bf16_add(char *const *src, int sources, char *const *dst, int targets, size_t count,
+                            int64_t divisor) {
+    size_t pairs = divisor == 1 ? count / 2 : 0, done = 2 * pairs;
+    if (sources == 2 && targets == 1) bf16_pairs(src, 2, dst, 1, pairs);
+    else if (sources == 2 && targets == 2) bf16_pairs(src, 2, dst, 2, pairs);
+    else if (sources == 3 && targets == 1) bf16_pairs(src, 3, dst, 1, pairs);
+    else if (sources == 3 && targets == 2) bf16_pairs(src, 3, dst, 2, pairs);
+    else if (sources == 3 && targets == 3) bf16_pairs(src, 3, dst, 3, pairs);
+    else if (sources == 4 && targets == 1) bf16_pairs(src, 4, dst, 1, pairs);
+    else if (sources == 4 && targets == 2) bf16_pairs(src, 4, dst, 2, pairs);
+    else if (sources == 4 && targets == 4) bf16_pairs(src, 4, dst, 4, pairs);
+    else done = 0;
+    if (done == count) return;
+    if (!done) { bf16_sum(src, sources, dst, targets, count, divisor); return; }
+    char *last_src[4], *last_dst[4];
+    for (int k = 0; k < sources; k++) last_src[k] = src[k] + 2 * done;
+    for (int k = 0; k < targets; k++) last_dst[k] = dst[k] + 2 * done;
+    bf16_sum(last_src, sources, last_dst, targets, count - done, divisor);
+}
 
 /* float16 a block at a time: compilers cannot yet vectorise its conversion, the processor's instruction does eight. */
 #if defined(__x86_64__)
@@ -201,7 +252,7 @@ REDUCE(bool_xor, uint8_t, uint8_t, AS_BOOL, SAME, DO_BXOR)
 static reduce_fn *const reductions[DTYPES][OPS] = {
     [F32] = FLOATS(f32),
     [F64] = FLOATS(f64),
-    [BF16] = FLOATS(bf16),
+    [BF16] = {bf16_add, bf16_product, bf16_min, bf16_max, NULL, NULL, NULL},
     [F16] = FLOATS(f16),
     [BOOL] = {bool_or, bool_and, bool_and, bool_or, bool_and, bool_or, bool_xor},
     [U8] = WHOLE(u8, i8),

@@ -19,8 +19,9 @@ import torch
 import torch.distributed as dist
 
 from ryzen_mpi.cluster import network
-from ryzen_mpi.cluster.world import World
-from ryzen_mpi.comm import plugin
+from ryzen_mpi.cluster.world import World, discover
+from ryzen_mpi.comm import registry
+from ryzen_mpi.comm.creation import create_group
 from ryzen_mpi.comm.region import kernel_name
 from ryzen_mpi.config import Distributed
 from ryzen_mpi.errors import UserError
@@ -70,10 +71,10 @@ def process_group(world: World, settings: Distributed) -> Iterator[Group]:
     os.environ["GLOO_SOCKET_IFNAME"] = interface.name
     store, address = open_store(world, settings, interface)
     timeout = timedelta(seconds=settings.timeout_s)
-    plugin.autoload()  # torch does it where the package is installed; from a bare checkout we do
+    registry.register(create_group)  # torch has done it where the package is installed, not in a bare checkout
     ours = backend == "mpi" and not dist.is_mpi_available()
     dist.init_process_group(
-        plugin.NAME if ours else backend,
+        registry.NAME if ours else backend,
         store=dist.PrefixStore("ryzen_mpi", store),
         rank=world.rank,
         world_size=world.size,
@@ -161,3 +162,13 @@ def _requested_address(settings: Distributed) -> tuple[str | None, int]:
             )
         return host, int(port)
     return settings.master_addr, settings.master_port
+
+
+def rendezvous_over_mpi(timeout: timedelta) -> Iterator[tuple[dist.Store, int, int]]:
+    """Store, rank and number of ranks for `init_process_group` from the communicator alone. Collective."""
+    world = discover()
+    settings = Distributed(timeout_s=timeout.total_seconds())
+    interface = choose_interface(world, settings)
+    store, _ = open_store(world, settings, interface)
+    yield store, world.rank, world.size
+    raise RuntimeError("the ranks of an MPI job cannot meet a second time")
