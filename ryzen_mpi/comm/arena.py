@@ -22,7 +22,7 @@ from ryzen_mpi.comm.plain import PlainRegion, slice_of, tensor_at
 from ryzen_mpi.comm.region import PAGE, Region, open_region
 from ryzen_mpi.comm.waiting import Patience
 
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 8 << 20
 """Of a slot that crosses the network at a time, while the next is added up."""
 
 

@@ -20,7 +20,7 @@ from ryzen_mpi.comm.waiting import Patience
 
 STAGE_BYTES = 512 << 10
 """Of a rank: two halves that stay in a core's second-level cache while a block passes through them."""
-NODES_STAGE_BYTES = 8 << 20
+NODES_STAGE_BYTES = 16 << 20
 """Of a rank where there are several nodes: two pieces, so that one can travel while the other is added up."""
 
 

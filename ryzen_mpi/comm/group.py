@@ -133,7 +133,7 @@ class MpiGroup(Messages):
                 for root, part in enumerate(parts):
                     data = dense(tensor) if root == self.rank() else dense(part)
                     self.collectives.broadcast(data, root)
-                    part.detach().copy_(data.view_as(part))
+                    back(data, part)
 
         return self._do("all_gather", list(parts), opts, act)
 

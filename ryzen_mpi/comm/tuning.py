@@ -67,7 +67,7 @@ def load(path: Path) -> Table | None:
     try:
         content = json.loads(path.read_text())
         steps = {name: tuple((int(size), str(way)) for size, way in content[name]) for name in COLLECTIVES}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     sound = all(
         rows and [size for size, _ in rows] == sorted(size for size, _ in rows) and {way for _, way in rows} <= WAYS
