@@ -62,7 +62,7 @@ def _in_parts(data: Tensor, comm: Any, how: How, plain: bool) -> Iterator[Any]:
     yield comm.Ialltoallv((as_bytes(data), (sizes, starts)), room)
     if mine.numel():
         add_up(list(theirs), mine, how, plain)
-    yield comm.Iallgatherv(_in_place(), (as_bytes(data), (sizes, starts)))
+    yield comm.Iallgatherv(in_place(), (as_bytes(data), (sizes, starts)))
 
 
 class Travelling:
@@ -91,7 +91,8 @@ def as_bytes(tensor: Tensor) -> Any:
     return MPI.buffer.fromaddress(tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
 
-def _in_place() -> Any:
+def in_place() -> Any:
+    """MPI's mark for a buffer that is its own source. Local."""
     from mpi4py import MPI
 
     return MPI.IN_PLACE

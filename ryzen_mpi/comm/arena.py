@@ -86,7 +86,9 @@ class Arena:
 
     def __init__(self, locality: Locality, slot_bytes: int, timeout_s: float, plain: bool = False) -> None:
         self.locality, self.timeout_s = locality, timeout_s
-        self.region: Region = open_region(locality.node, slot_bytes, timeout_s, plain)
+        node = locality.places[locality.comm.rank][0]
+        ranks = [rank for rank, (where, _) in enumerate(locality.places) if where == node]
+        self.region: Region = open_region(locality.node, slot_bytes, timeout_s, plain, ranks)
         self.engine = self.region.engine
         self.plain = isinstance(self.engine, PlainRegion)
         self.patience = Patience(timeout_s, {})
@@ -199,11 +201,13 @@ class Arena:
         self.region.close()
 
     def _place(self, tensor: Tensor) -> tuple[int, int]:
-        if not tensor.numel():  # lies nowhere
+        count = tensor.numel()
+        if not count:  # lies nowhere
             return 0, 0
-        if not self.holds(tensor):
+        offset = tensor.data_ptr() - self.base
+        if offset < 0 or not tensor.is_contiguous() or not self.holds(tensor):
             raise ValueError("the tensor does not lie in this arena, or not in one stretch")
-        return tensor.data_ptr() - self.base, tensor.numel()
+        return offset, count
 
     def _need_even(self, name: str) -> None:
         if not self.locality.even:

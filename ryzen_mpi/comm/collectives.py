@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ryzen_mpi.comm.across import Travelling, add_up, as_bytes, exchange
+from ryzen_mpi.comm.across import Travelling, add_up, as_bytes, exchange, in_place
 from ryzen_mpi.comm.arena import Arena, Locality
 from ryzen_mpi.comm.dtypes import reduction
 from ryzen_mpi.comm.region import Region, open_region, watched
@@ -138,7 +138,9 @@ class Collectives:
         if self.one_node and self.size > 1 and self._staged("all_gather", _bytes(data)):
             self._engine().staged_all_gather(data.data_ptr(), output.data_ptr(), _bytes(data))
         else:
-            self._wait(self.comm.Iallgather(as_bytes(data), as_bytes(output)))
+            # part of the output already: MPI forbids the same memory twice
+            there = data.data_ptr() == output.data_ptr() + self.rank * _bytes(data)
+            self._wait(self.comm.Iallgather(in_place() if there else as_bytes(data), as_bytes(output)))
 
     def gather(self, output: Tensor | None, data: Tensor, root: int) -> None:
         """`output` [size, n] on rank `root` is every rank's `data` [n]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch.distributed.distributed_c10d import ReduceOp
 
@@ -28,6 +30,7 @@ OP_NAMES = {
 }
 
 
+@lru_cache
 def reduction(dtype: torch.dtype, op: str, ranks: int) -> tuple[int, int, int]:
     """The kernel's codes (dtype, op, divisor) of a reduction over `ranks`; avg is a sum divided at the end. Local.
 

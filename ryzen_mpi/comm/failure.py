@@ -7,13 +7,14 @@ import os
 import sys
 import threading
 import time
+from typing import NoReturn
 
 import torch.distributed as dist
 from torch import Tensor
 
 from ryzen_mpi.errors import PeerLost
 
-ROLL_CALL_S = 1.0
+ROLL_CALL_S, REPORT_S = 1.0, 0.3
 STORE_HOST = 0  # the rank that serves torch's store
 
 
@@ -50,12 +51,17 @@ class Failures:
         self, name: str, number: int, tensors: list[Tensor], error: Exception, limit_s: float
     ) -> CollectiveError:
         reason, peer = error.args
-        peers = [peer] if peer is not None else self._roll_call(number) if reason == "late" else []
+        missing = self._roll_call(number, wait=reason == "late" and peer is None)  # also tells others that we came
+        peers = missing if peer is None else [peer]
         what = f"{name} number {number}{_described(tensors)} in process group {self.group}"
         return self._error(what, reason, peers, limit_s)
 
     def of_mpi(self, name: str, number: int, tensors: list[Tensor], error: Exception) -> CollectiveError:
         return self._broke(f"{name} number {number}{_described(tensors)} in process group {self.group}", str(error))
+
+    def interrupted(self, name: str, number: int) -> None:
+        """The group is of no use after a collective that a signal ended half-way."""
+        self._broke(f"{name} number {number} in process group {self.group}", "it was interrupted")
 
     def of_message(
         self, name: str, tensor: Tensor, peer: int, tag: int, error: Exception | str, limit_s: float = 0.0
@@ -91,31 +97,33 @@ class Failures:
             self.leave_without_finalize()
         return CollectiveError(text)
 
-    def _roll_call(self, number: int) -> list[int]:
-        """Ranks of the group that do not report in the store to have come; empty where nobody knows.
+    def _roll_call(self, number: int, wait: bool) -> list[int]:
+        """Reports in the store that this rank came. Returns the ranks that do not; empty where nobody knows.
 
+        `wait`: gives the others time to report, instead of asking for nothing.
         A store whose host is stopped never answers, whatever its timeout, hence the thread; then it is the host.
         """
         missing: list[int] = []
-        asking = threading.Thread(target=lambda: missing.extend(self._missing(number)), daemon=True)
+        asking = threading.Thread(target=lambda: missing.extend(self._missing(number, wait)), daemon=True)
         asking.start()
-        asking.join(2 * ROLL_CALL_S)
-        if asking.is_alive() and STORE_HOST in self.global_ranks:
+        asking.join(2 * ROLL_CALL_S if wait else REPORT_S)
+        if wait and asking.is_alive() and STORE_HOST in self.global_ranks:
             return [self.global_ranks.index(STORE_HOST)]
         return missing
 
-    def _missing(self, number: int) -> list[int]:
+    def _missing(self, number: int, wait: bool) -> list[int]:
         if self.store is None:
             return []
         try:
             self.store.set(f"here/{number}/{self.rank}", "1")
             keys = {rank: f"here/{number}/{rank}" for rank in range(len(self.global_ranks))}
             end = time.monotonic() + ROLL_CALL_S
-            while True:
+            while wait:
                 missing = [rank for rank, key in keys.items() if not self.store.check([key])]
                 if not missing or time.monotonic() > end:
                     return missing
                 time.sleep(0.05)
+            return []
         except Exception:  # the store's own process may be the one that is gone
             return []
 
@@ -124,12 +132,23 @@ class Failures:
         """MPI_Finalize waits for ranks that will not come: from now on this process ends without it."""
         atexit.unregister(_leave)
         atexit.register(_leave)
+        if sys.exit is not _exit_noting_code:
+            sys.exit = _exit_noting_code
+
+
+_exit, _noted = sys.exit, [0]
+
+
+def _exit_noting_code(code: object = None) -> NoReturn:
+    """sys.exit, for `_leave`: by then Python has forgotten the code."""
+    _noted[0] = 0 if code is None else code if isinstance(code, int) else 1
+    _exit(code)
 
 
 def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1 if hasattr(sys, "last_value") else 0)
+    os._exit(1 if hasattr(sys, "last_value") else _noted[0] & 0xFF)
 
 
 def _described(tensors: list[Tensor]) -> str:

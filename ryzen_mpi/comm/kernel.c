@@ -51,7 +51,7 @@ static PyObject *result_of(Region *self, Outcome outcome) {
     if (outcome.reason == OK) Py_RETURN_NONE;
     atomic_store_explicit(&header(self, self->rank)->failed, 1, memory_order_release); /* nobody waits for us now */
     if (outcome.reason == INTERRUPTED) return NULL; /* with what the signal handler raised */
-    PyObject *what = Py_BuildValue("(si)", reasons[outcome.reason], outcome.peer);
+    PyObject *what = Py_BuildValue("(sL)", reasons[outcome.reason], (long long)self->name[outcome.peer]);
     if (what) PyErr_SetObject(PeerError, what);
     Py_XDECREF(what);
     return NULL;
@@ -124,20 +124,20 @@ static PyObject *py_give_up(Region *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* Region(rank, segments, payload, timeout_s, spins, pids): addresses of all ranks' segments, mapped here; pids as this
+/* Region(rank, segments, payload, timeout_s, spins, pids, names): addresses of all ranks' segments, mapped here; pids as this
  * process sees them, or an empty tuple where it does not. */
 static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     (void)keywords;
     int rank, spins;
     Py_ssize_t payload_bytes;
     double timeout_s;
-    PyObject *segments, *pids;
-    if (!PyArg_ParseTuple(args, "iO!ndiO!", &rank, &PyTuple_Type, &segments, &payload_bytes, &timeout_s, &spins,
-                          &PyTuple_Type, &pids))
+    PyObject *segments, *pids, *names;
+    if (!PyArg_ParseTuple(args, "iO!ndiO!O!", &rank, &PyTuple_Type, &segments, &payload_bytes, &timeout_s, &spins,
+                          &PyTuple_Type, &pids, &PyTuple_Type, &names))
         return NULL;
     Py_ssize_t size = PyTuple_Size(segments);
-    if (rank < 0 || rank >= size || payload_bytes < 2 * LINE_BYTES * size) {
-        PyErr_SetString(PyExc_ValueError, "rank or payload do not fit the number of segments");
+    if (rank < 0 || rank >= size || PyTuple_Size(names) != size || payload_bytes < 2 * LINE_BYTES * size) {
+        PyErr_SetString(PyExc_ValueError, "rank, names or payload do not fit the number of segments");
         return NULL;
     }
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -146,15 +146,16 @@ static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     self->rank = rank, self->size = (int)size, self->spins = spins, self->payload = payload_bytes;
     self->timeout_ns = timeout_s < 1e9 ? (int64_t)(timeout_s * 1e9) : INT64_MAX;
     self->watch = PyTuple_Size(pids) == size;
-    self->segment = calloc(4 * size + 1, sizeof(char *)); /* segments, sources, targets (two at least), pids */
+    self->segment = calloc(5 * size + 1, sizeof(char *)); /* segments, sources, targets (two at least), pids, names */
     if (!self->segment) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
     self->sources = self->segment + size, self->targets = self->sources + size;
-    self->pid = (int64_t *)(self->targets + size + 1);
+    self->pid = (int64_t *)(self->targets + size + 1), self->name = self->pid + size;
     for (Py_ssize_t r = 0; r < size; r++) {
         self->segment[r] = (char *)PyLong_AsVoidPtr(PyTuple_GetItem(segments, r));
+        self->name[r] = PyLong_AsLongLong(PyTuple_GetItem(names, r));
         if (self->watch) self->pid[r] = PyLong_AsLongLong(PyTuple_GetItem(pids, r));
     }
     if (PyErr_Occurred()) {

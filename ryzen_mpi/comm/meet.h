@@ -47,7 +47,7 @@ typedef struct {
     uint64_t arrived, calls, blocks;
     char **segment;
     char **sources, **targets; /* scratch for one reduction */
-    int64_t *pid;
+    int64_t *pid, *name; /* name: what the caller calls each rank, for errors */
 } Region;
 
 enum { OK, LATE, DEAD, GAVE_UP, MISMATCH, INTERRUPTED };

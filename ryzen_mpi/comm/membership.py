@@ -20,6 +20,7 @@ from ryzen_mpi.comm.arena import Arena
 from ryzen_mpi.comm.collectives import Collectives
 from ryzen_mpi.comm.failure import Failures
 from ryzen_mpi.comm.region import PEER_ERRORS
+from ryzen_mpi.comm.waiting import Absent
 from ryzen_mpi.comm.work import Finished, Line, Pending
 from ryzen_mpi.errors import UserError
 
@@ -81,7 +82,14 @@ class Membership(dist.ProcessGroup):
             raise self.failures.of_collective(name, number, tensors, error, limit_s) from None
         except self.failures.mpi_errors as error:
             self.collectives.give_up()
+            dead = self.collectives.patience.dead()  # MPI says that a process failed, not whose
+            if dead is not None:
+                raise self.failures.of_collective(name, number, tensors, Absent("dead", dead), limit_s) from None
             raise self.failures.of_mpi(name, number, tensors, error) from None
+        except (KeyboardInterrupt, SystemExit):  # of a signal's handler: the others would wait for our part
+            self.collectives.give_up()
+            self.failures.interrupted(name, number)
+            raise
         except UserError:
             raise
         except (ValueError, TypeError) as error:

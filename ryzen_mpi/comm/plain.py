@@ -60,9 +60,11 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def _divide(total: Tensor, divisor: int) -> Tensor:
+    if total.is_floating_point():
+        return total / divisor
     if total.dtype in _WITHOUT_ARITHMETIC:
-        return torch.from_numpy(total.numpy() // divisor)
-    return total / divisor if total.is_floating_point() else torch.div(total, divisor, rounding_mode="trunc")
+        return torch.from_numpy(total.numpy() // np.uint64(divisor))
+    return torch.div(total.to(torch.int64), divisor, rounding_mode="trunc")  # more ranks than an int8 can count
 
 
 def _combine(total: Tensor, following: Tensor, op: str) -> Tensor:
@@ -103,9 +105,18 @@ class PlainRegion:
         rank: of this process among them.
         segments: addresses of all ranks' segments: a header page each, then `payload` bytes.
         meet: returns when all ranks have called it, with their writes visible; raises Absent.
+        names: what the caller calls each rank, for errors.
     """
 
-    def __init__(self, rank: int, segments: Sequence[int], payload: int, meet: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        segments: Sequence[int],
+        payload: int,
+        meet: Callable[[float], None],
+        names: Sequence[int],
+    ) -> None:
+        self.names = names
         self.rank, self.ranks, self.payload = rank, len(segments), payload
         self.half = payload // 2 // LINE_BYTES * LINE_BYTES
         self.base = [address + HEADER_BYTES for address in segments]
@@ -223,7 +234,8 @@ class PlainRegion:
         except Absent as absent:
             self.give_up()
             missing = [rank for rank, header in enumerate(self.headers) if header[0] < arrived]
-            raise Absent(absent.reason, absent.peer if absent.peer is not None else (missing or [None])[0]) from None
+            peer = absent.peer if absent.peer is not None else (missing or [None])[0]
+            raise Absent(absent.reason, None if peer is None else self.names[peer]) from None
 
     def _meet_for(self, kind: int, count: int, place: int, *how: int) -> None:
         call = [sum(value << (8 * i) for i, value in enumerate((kind, *how))), count, place]
@@ -234,4 +246,4 @@ class PlainRegion:
         for peer, header in enumerate(self.headers):
             if list(header[word]) != call:
                 self.give_up()
-                raise Absent("mismatch", peer)
+                raise Absent("mismatch", self.names[peer])

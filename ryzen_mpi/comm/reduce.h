@@ -104,7 +104,7 @@ static inline uint16_t narrow_bf16(float wide) { return (uint16_t)(round_bf16(wi
                 for (size_t i = 0; i < n; i++) { WIDE a = sum[i], b = LOAD(next[i]); sum[i] = DO(a, b); }          \
             }                                                                                                      \
             if (divisor != 1)                                                                                      \
-                for (size_t i = 0; i < n; i++) sum[i] = sum[i] / (WIDE)divisor;                                    \
+                for (size_t i = 0; i < n; i++) sum[i] = (WIDE)(sum[i] / divisor);                                   \
             TYPE *to = (TYPE *)dst[0] + at;                                                                        \
             for (size_t i = 0; i < n; i++) to[i] = STORE(sum[i]);                                                  \
             for (int d = 1; d < targets; d++) memcpy((TYPE *)dst[d] + at, to, n * sizeof(TYPE));                   \

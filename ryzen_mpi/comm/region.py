@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,15 +105,19 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def open_region(comm: Any, payload: int, timeout_s: float, plain: bool = False) -> Region:
+def open_region(
+    comm: Any, payload: int, timeout_s: float, plain: bool = False, names: Sequence[int] | None = None
+) -> Region:
     """Shared memory of `payload` bytes a rank among the ranks of `comm`, which are on one node. Collective.
 
-    `plain` asks for the version without the compiled kernel, on all ranks alike. Raises UserError, on all ranks,
+    `plain` asks for the version without the compiled kernel, on all ranks alike; `names` are the ranks as errors
+    should name them. Raises UserError, on all ranks,
     where the node's shared memory is too small.
     """
     from mpi4py import MPI
 
     payload = -(-payload // PAGE) * PAGE
+    names = tuple(range(comm.size) if names is None else names)
     _check_space(comm, payload + PAGE)
     info = MPI.Info.Create()
     info["alloc_shared_noncontig"] = "true"  # each rank's part on pages of its own
@@ -127,7 +132,7 @@ def open_region(comm: Any, payload: int, timeout_s: float, plain: bool = False) 
     alike = all(MpiExchange(comm).allgather(_kernel is not None and not plain))
     if alike:
         pids = tuple(patience.pids.get(rank, os.getpid()) for rank in range(comm.size)) if patience.pids else ()
-        engine: Engine = _kernel.Region(comm.rank, segments, payload, timeout_s, _spins(comm), pids)
+        engine: Engine = _kernel.Region(comm.rank, segments, payload, timeout_s, _spins(comm), pids, names)
     else:
         from ryzen_mpi.comm.plain import PlainRegion
 
@@ -136,7 +141,7 @@ def open_region(comm: Any, payload: int, timeout_s: float, plain: bool = False) 
             patience.finish(comm.Ibarrier(), limit_s)
             window.Sync()
 
-        engine = PlainRegion(comm.rank, segments, payload, meet)
+        engine = PlainRegion(comm.rank, segments, payload, meet, names)
         engine.set_timeout(timeout_s)
     return Region(comm, window, segments, payload, engine, patience)
 

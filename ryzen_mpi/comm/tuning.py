@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ def machine_key(comm: Any) -> str:
 
 def cache_path(comm: Any) -> Path:
     """Where the table of this machine is kept. Local."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base.startswith("~"):  # a user without a home
+        base = os.path.join(tempfile.gettempdir(), f"ryzen_mpi-{os.getuid()}")
     return Path(base) / "ryzen_mpi" / f"ways-{machine_key(comm)}.json"
 
 

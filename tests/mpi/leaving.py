@@ -46,6 +46,13 @@ def with_a_code() -> None:
     sys.exit(7)
 
 
+def with_a_code_after_an_error() -> None:
+    try:
+        dist.all_reduce(torch.ones(10 + dist.get_rank()))
+    except dist.DistBackendError:
+        sys.exit(5)
+
+
 if __name__ == "__main__":
     plugin.autoload()
     dist.init_process_group("ryzen")

@@ -100,5 +100,7 @@ def test_scripts_end_without_an_error_or_a_word(tmp_path, name):
         assert (job.out, job.err) == ("", ""), job.said()
 
 
-def test_a_script_s_exit_code_survives(tmp_path):
-    assert start(2, tmp_path, LEAVING, "with_a_code").wait(90).code == 7
+@pytest.mark.parametrize(("name", "code"), [("with_a_code", 7), ("with_a_code_after_an_error", 5)])
+def test_a_script_s_exit_code_survives(tmp_path, name, code):
+    job = start(2, tmp_path, LEAVING, name).wait(90)
+    assert job.code == code, job.said()

@@ -51,7 +51,8 @@ def test_a_run_leaves_what_its_run_directory_promises(undisturbed):
     assert sum(line.startswith("summary") for line in job.out.splitlines()) == 1, job.said()
     assert "Traceback" not in job.err, job.said()
     table = job.out[: job.out.index("summary")]
-    for said in ("2 ranks on 1 node", "mpi (ours, over mpi4py", "float64", "global batch", "Markov chain", str(path)[:20]):
+    wanted = ("2 ranks on 1 node", "mpi (ours, over mpi4py", "float64", "global batch", "Markov chain", str(path)[:20])
+    for said in wanted:
         assert said in table, f"{said!r} is missing\n{job.said()}"
 
 

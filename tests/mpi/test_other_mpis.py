@@ -36,10 +36,11 @@ def test_collectives_work_with(name, tmp_path):
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
     files = [str(RANKS / "test_arenas.py"), str(RANKS / "test_process_group.py")]
-    command = [shutil.which(launcher), "-n", str(SIZE), sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
-    job = launch.run(command, launch.REPO, LIMIT_S, **variables)
+    command = [shutil.which(launcher), "-n", str(SIZE), sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    job = launch.run([*command, *files], launch.REPO, LIMIT_S, **variables)
     reports = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("rank-*.json"))]
-    assert [(report["rank"], report["size"]) for report in reports] == [(rank, SIZE) for rank in range(SIZE)], job.said()
+    came = [(report["rank"], report["size"]) for report in reports]
+    assert came == [(rank, SIZE) for rank in range(SIZE)], job.said()
     failed = [text for report in reports for _, outcome, text in report["tests"] if outcome != "passed"]
     assert not failed and all(report["tests"] for report in reports), "\n".join(failed)
     assert job.code == 0, job.said()
