@@ -63,6 +63,11 @@ class Locality:
         across = comm.Split(node.rank, key=comm.rank) if len(nodes) > 1 else None
         return cls(comm, node, across, len(nodes), places, even)
 
+    @property
+    def shared(self) -> bool:
+        """Whether ranks share a node anywhere: asked on all ranks, also by one that is alone on its own."""
+        return len(self.places) > self.nodes
+
     def close(self) -> None:
         """Frees the communicators made here. Collective."""
         self.node.Free()

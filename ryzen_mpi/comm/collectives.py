@@ -189,7 +189,7 @@ class Collectives:
         return next((arena for arena in self.arenas if arena.holds(tensor)), None)
 
     def _staged(self, collective: str, size: int) -> bool:
-        return self.locality.node.size > 1 and self.table.way(collective, size) == STAGED
+        return self.locality.shared and self.table.way(collective, size) == STAGED
 
     def _engine(self):
         if self._region is None:
