@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ryzen_mpi.errors import UserError
+
 
 class Exchange(Protocol):
     """All ranks must call the same methods in the same order."""
@@ -25,6 +27,17 @@ class Exchange(Protocol):
 
     def close(self) -> None:
         """Leaves the job in order."""
+
+
+def fail_together(exchange: Exchange, failure: UserError | None) -> None:
+    """Raises the UserError of the lowest rank that has one, on all ranks: one that left alone would be waited for.
+
+    Collective.
+    """
+    told = exchange.allgather(None if failure is None else [failure.message, failure.hint])
+    first = next((item for item in told if item is not None), None)
+    if first is not None:
+        raise UserError(*first)
 
 
 class Alone:

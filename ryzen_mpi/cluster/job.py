@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ryzen_mpi.cluster.exchange import fail_together
 from ryzen_mpi.cluster.world import World, discover, rank_hint
 from ryzen_mpi.errors import EXIT_USER_ERROR, PeerLost, UserError
 
@@ -68,10 +69,8 @@ def all_agree(world: World, act: Callable[[], T]) -> T:
     try:
         answer = act()
     except UserError as error:
-        failure = [f"rank {world.rank}: {error.message}" if world.size > 1 else error.message, error.hint]
-    failed = next((item for item in world.exchange.allgather(failure) if item is not None), None)
-    if failed is not None:
-        raise UserError(*failed)
+        failure = UserError(f"rank {world.rank}: {error.message}" if world.size > 1 else error.message, error.hint)
+    fail_together(world.exchange, failure)
     return answer  # type: ignore[return-value]
 
 

@@ -209,10 +209,9 @@ class Arena:
         count = tensor.numel()
         if not count:  # lies nowhere
             return 0, 0
-        offset = tensor.data_ptr() - self.base
-        if offset < 0 or not tensor.is_contiguous() or not self.holds(tensor):
+        if not self.holds(tensor):
             raise ValueError("the tensor does not lie in this arena, or not in one stretch")
-        return offset, count
+        return tensor.data_ptr() - self.base, count
 
     def _need_even(self, name: str) -> None:
         if not self.locality.even:

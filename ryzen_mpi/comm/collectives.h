@@ -76,12 +76,12 @@ static Outcome broadcast(Region *self, size_t offset, size_t bytes, size_t root,
 
 /* --- ordinary tensors, carried through the payload in blocks that stay in the cache -------------------------------- */
 
-/* Blocks alternate between the halves: who meets for block k + 1 has read what it needed of block k. */
-static char *half(Region *self, int rank, uint64_t block) {
-    return payload(self, rank) + (block & 1 ? self->payload / 2 / LINE_BYTES * LINE_BYTES : 0);
-}
-
 static size_t half_bytes(const Region *self) { return self->payload / 2 / LINE_BYTES * LINE_BYTES; }
+
+/* Blocks alternate between the halves: who meets for block k + 1 has read what it needed of block k. */
+static char *half(const Region *self, int rank, uint64_t block) {
+    return payload(self, rank) + (block & 1 ? half_bytes(self) : 0);
+}
 
 static Outcome staged_small(Region *self, char *from, char *to, size_t count, How how, PyThreadState **gil) {
     uint64_t block = self->blocks++;

@@ -57,25 +57,23 @@ class Collectives:
         self.patience.timeout_s = seconds
         if self._region is not None:
             self._region.engine.set_timeout(seconds)
-        for arena in [*self.arenas, *([self._stage[0]] if self._stage else [])]:
+        for arena in self._all_arenas():
             arena.set_timeout(seconds)
 
     def give_up(self) -> None:
         """Tells the ranks of this node not to wait for this one. Local."""
         if self._region is not None:
             self._region.engine.give_up()
-        for arena in [*self.arenas, *([self._stage[0]] if self._stage else [])]:
+        for arena in self._all_arenas():
             arena.engine.give_up()
 
     def close(self) -> None:
         """Gives shared memory and communicators back. Collective."""
         self.patience.finish(self.comm.Ibarrier())
-        for arena in self.arenas:
+        for arena in self._all_arenas():
             arena.close()
         if self._region is not None:
             self._region.close()
-        if self._stage is not None:
-            self._stage[0].close()
         self.locality.close()
         self.comm.Free()
 
@@ -187,6 +185,10 @@ class Collectives:
     def arena_of(self, tensor: Tensor) -> Arena | None:
         """The arena that `tensor` lies in, or None. Local."""
         return next((arena for arena in self.arenas if arena.holds(tensor)), None)
+
+    def _all_arenas(self) -> list[Arena]:
+        """Those that were asked for, and the one that ordinary tensors pass through."""
+        return self.arenas if self._stage is None else [*self.arenas, self._stage[0]]
 
     def _staged(self, collective: str, size: int) -> bool:
         return self.locality.shared and self.table.way(collective, size) == STAGED

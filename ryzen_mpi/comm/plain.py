@@ -118,7 +118,6 @@ class PlainRegion:
     ) -> None:
         self.names = names
         self.rank, self.ranks, self.payload = rank, len(segments), payload
-        self.half = payload // 2 // LINE_BYTES * LINE_BYTES
         self.base = [address + HEADER_BYTES for address in segments]
         # of every rank: [arrivals, call of even number (3), call of odd number (3), failed]
         self.headers = [tensor_at(address, 8, torch.int64).numpy() for address in segments]

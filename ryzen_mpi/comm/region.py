@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ryzen_mpi.cluster.exchange import MpiExchange
+from ryzen_mpi.cluster.exchange import MpiExchange, fail_together
 from ryzen_mpi.comm.waiting import Absent, Patience
 from ryzen_mpi.errors import UserError
 
@@ -111,8 +111,7 @@ def open_region(
     """Shared memory of `payload` bytes a rank among the ranks of `comm`, which are on one node. Collective.
 
     `plain` asks for the version without the compiled kernel, on all ranks alike; `names` are the ranks as errors
-    should name them. Raises UserError, on all ranks,
-    where the node's shared memory is too small.
+    should name them. Raises UserError, on all ranks, where the node's shared memory is too small.
     """
     from mpi4py import MPI
 
@@ -160,13 +159,11 @@ def _check_space(comm: Any, segment: int) -> None:
         state = os.statvfs(SHARED_MEMORY)
         free = state.f_bavail * state.f_frsize
         if free < segment * comm.size:
-            problem = [
+            problem = UserError(
                 f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free, {comm.size} ranks of this node need "
                 f"{segment * comm.size / 2**20:.0f} MiB",
                 "containers get 64 MiB by default: --shm-size (Docker) or --ipc=host; or distributed.arena=false",
-            ]
+            )
     except OSError:
         pass  # no such file system: MPI keeps its segments elsewhere
-    failed = next((item for item in MpiExchange(comm).allgather(problem) if item is not None), None)
-    if failed is not None:
-        raise UserError(*failed)
+    fail_together(MpiExchange(comm), problem)

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from ryzen_mpi.cluster import network
+from ryzen_mpi.cluster.exchange import fail_together
 from ryzen_mpi.cluster.world import World, discover
 from ryzen_mpi.comm import registry
 from ryzen_mpi.comm.creation import create_group
@@ -104,11 +105,8 @@ def choose_interface(world: World, settings: Distributed) -> network.Interface:
     try:
         answer, failure = network.choose(everyone, world.rank, world.nodes, wanted), None
     except UserError as error:
-        answer, failure = None, [error.message, error.hint]
-    # decided together: a rank that left alone would leave the others waiting in the store
-    failed = next((item for item in world.exchange.allgather(failure) if item is not None), None)
-    if failed is not None:
-        raise UserError(*failed)
+        answer, failure = None, error
+    fail_together(world.exchange, failure)
     return answer
 
 

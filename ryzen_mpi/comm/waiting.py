@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,10 +72,6 @@ class Patience:
             if (peer is not None or now - began > limit) and not done():
                 raise Absent("late" if peer is None else "dead", peer)
 
-    def finish(self, requests: Any, timeout_s: float | None = None) -> None:
-        """Waits for one mpi4py request or several. Local."""
-        if isinstance(requests, Sequence):
-            for request in requests:
-                self.until(request.Test, timeout_s)
-        else:
-            self.until(requests.Test, timeout_s)
+    def finish(self, request: Any, timeout_s: float | None = None) -> None:
+        """Waits for an mpi4py request. Local."""
+        self.until(request.Test, timeout_s)
