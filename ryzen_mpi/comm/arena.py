@@ -100,11 +100,10 @@ class Arena:
         self.base = self.region.base[locality.node.rank]
         self.used = 0
 
-    def empty(self, count: int, dtype: torch.dtype, pieces: int | None = None) -> Tensor:
+    def empty(self, count: int, dtype: torch.dtype) -> Tensor:
         """[count] elements of the next free memory, zero. Collective.
 
         Every slice is first touched by the rank that will add it up, so that it lies on that rank's NUMA domain.
-        `pieces`: elements of a piece that will be reduced on its own (a bucket); default is the whole.
         """
         size = count * dtype.itemsize
         if self.used + size > self.region.payload:
@@ -113,12 +112,9 @@ class Arena:
                 f"{count} elements of {dtype}"
             )
         offset, self.used = self.used, -(-(self.used + size) // PAGE) * PAGE
-        for begin in range(0, count, pieces or max(1, count)):
-            length = min(pieces or count, count - begin)
-            mine = self.slice_of(length, dtype)
-            for base in self.region.base:
-                address = base + offset + (begin + mine.start) * dtype.itemsize
-                tensor_at(address, mine.stop - mine.start, dtype).zero_()
+        mine = self.slice_of(count, dtype)
+        for base in self.region.base:
+            tensor_at(base + offset + mine.start * dtype.itemsize, mine.stop - mine.start, dtype).zero_()
         self.engine.barrier()
         return tensor_at(self.base + offset, count, dtype)
 
