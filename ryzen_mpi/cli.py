@@ -16,6 +16,7 @@ _COMMANDS = {
     "generate": ("ryzen_mpi.commands.generate", "command", "Continue a text with a trained model."),
     "metrics": ("ryzen_mpi.commands.metrics", "metrics_command", "Show or export what a run recorded."),
     "bench": ("ryzen_mpi.commands.bench", "command", "Measure communication: OSU's benchmarks on several backends."),
+    "submit": ("ryzen_mpi.commands.submit", "command", "Submit a phase to Slurm, or show its batch file."),
     "config": ("ryzen_mpi.commands.config", "command", "Show settings, parameters and memory without training."),
 }
 
