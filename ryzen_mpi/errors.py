@@ -24,5 +24,9 @@ class UserError(ValueError):
         return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
 
 
+class Stopped(UserError):
+    """Somebody asked this program to stop, and it had nothing to save yet."""
+
+
 class PeerLost(RuntimeError):
     """A collective that cannot end because of another rank: a consequence, the cause is that rank's to tell."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import signal
@@ -11,12 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ryzen_mpi import __version__
+from ryzen_mpi.cluster.job import leader_decides
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.console import Console
 from ryzen_mpi.figures import Figure
 from ryzen_mpi.model.generate import generate
-from ryzen_mpi.rundir import RunDirectory, write_atomic
+from ryzen_mpi.rundir import RunDirectory
 from ryzen_mpi.training.evaluate import HeldOut
 from ryzen_mpi.training.step import TrainingStep
 from ryzen_mpi.training.tools import Tools
@@ -28,12 +28,25 @@ SAMPLE_TOKENS = 160
 
 @dataclass(frozen=True)
 class Ending:
-    """How the loop ended: steps of the whole run, held-out figures, the signal that stopped it or 0, seconds taken."""
+    """How the loop ended.
+
+    Attributes:
+        total_steps: of the whole run.
+        held_out: the newest held-out figures, if any were taken.
+        stopped: the signal that stopped it, or 0.
+        seconds: taken by all of it.
+        saved_after_s: where it was stopped: seconds from the agreement to stop until all was on disk.
+    """
 
     total_steps: int
     held_out: HeldOut | None
     stopped: int
     seconds: float
+    saved_after_s: float
+
+    @property
+    def signal(self) -> str | None:
+        return signal.Signals(self.stopped).name if self.stopped else None
 
 
 def close_run(
@@ -47,14 +60,16 @@ def close_run(
 ) -> None:
     """Tells how it went; writes COMPLETE.json last, where the run reached its end. Collective."""
     peaks = world.exchange.allgather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    name = signal.Signals(ending.stopped).name if ending.stopped else None
-    tools.events.event(
-        "stop" if name else "end", f"stopped by {name}" if name else "reached its end", step=step.progress.step
-    )
+    name, reached = ending.signal, step.progress.step
+    if name:
+        after_s = ending.saved_after_s
+        tools.events.event("stop", f"stopped by {name}", step=reached, signal=name, saved_after_s=after_s)
+    else:
+        tools.events.event("end", "reached its end", step=reached)
     summary = summarise(world, settings, step, tools, ending, peaks)
     if name:
         console.line(
-            f"stopped by {name} after step {step.progress.step} of {ending.total_steps}; saved in "
+            f"stopped by {name} after step {reached} of {ending.total_steps}; saved in "
             f"{run.checkpoints}. Go on with: --run-dir {run.path}"
         )
     else:
@@ -66,8 +81,8 @@ def close_run(
     if world.is_leader:
         tools.recorder.sink.close()
     tools.events.close()
-    if world.is_leader and not name:
-        write_atomic(run.complete, json.dumps(_finite(summary), indent=1, allow_nan=False) + "\n")
+    if not name:
+        leader_decides(world, lambda: run.write_complete(_finite(summary)))
 
 
 def sample_text(step: TrainingStep) -> str:
@@ -137,6 +152,15 @@ def show_summary(console: Console, summary: dict[str, Any], run: RunDirectory) -
         ("run directory", str(run.path)),
     ]
     console.table("summary", rows, ("what", "value"))
+
+
+def show_complete(world: World, run: RunDirectory, console: Console) -> bool:
+    """Whether this run is complete; shows its summary then, and has this attempt vouch for it. Collective."""
+    summary = leader_decides(world, run.renew_complete)
+    if summary is not None:
+        console.line("this run is complete: nothing is left to train")
+        show_summary(console, summary, run)
+    return summary is not None
 
 
 _REFERENCES = (("unigram_entropy", "unigram entropy"), ("entropy_rate", "entropy rate"))

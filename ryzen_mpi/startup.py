@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ryzen_mpi.beacon import Beacon, epoch
 from ryzen_mpi.cluster import binding
 from ryzen_mpi.cluster.job import all_agree, leader_decides
 from ryzen_mpi.cluster.topology import Topology, cpulist_text, read_memory, read_topology
@@ -15,7 +16,7 @@ from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.console import Console
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.rundir import RunDirectory, new_run_path, write_atomic
+from ryzen_mpi.rundir import RunDirectory, new_run_path
 from ryzen_mpi.settings import dump_settings
 from ryzen_mpi.units import bytes_text, count_text
 
@@ -101,13 +102,14 @@ def check_memory(world: World, settings: Settings) -> str:
 
 
 def claim_run_directory(world: World, run_dir: str | None, config: str) -> RunDirectory:
-    """The run directory, made and locked by rank 0 for this job. Collective. Raises UserError."""
+    """The run directory, made and locked by rank 0 for this job or attempt. Collective. Raises UserError."""
     chosen = leader_decides(world, lambda: str(Path(run_dir).expanduser() if run_dir else new_run_path(config)))
-    run = RunDirectory(Path(chosen))
+    run = RunDirectory(Path(chosen), epoch())
 
     def make() -> None:
         run.create()
         run.lock()
+        run.check_fence()
 
     leader_decides(world, make)
     if not run.path.is_dir():
@@ -125,11 +127,18 @@ def _seen(run: RunDirectory) -> RunDirectory:
 
 
 def open_data(
-    world: World, settings: Settings, run: RunDirectory, resume: str, console: Console, stop: StopRequest
+    world: World,
+    settings: Settings,
+    run: RunDirectory,
+    resume: str,
+    console: Console,
+    stop: StopRequest,
+    beacon: Beacon,
 ) -> tuple[TokenSource, str, Checkpoint | None]:
     """The token source, the identity of its data, and (on rank 0) the checkpoint to go on from. Collective.
 
-    Raises UserError on all ranks where the checkpoint is of another run or the data cannot be had.
+    Raises UserError on all ranks where the checkpoint is of another run or the data cannot be had; Stopped where a stop
+    signal came: a large corpus takes minutes, and there is no step boundary yet.
     """
     from ryzen_mpi.data.choose import open_source, prepare_source
     from ryzen_mpi.training.state import check_corpus, check_matches, find_checkpoint
@@ -137,8 +146,8 @@ def open_data(
     found: Checkpoint | None = None
 
     def tell(line: str) -> None:
-        if stop.signal:  # a large corpus takes minutes, and there is no step boundary yet
-            raise UserError("stopped while the data was being prepared", "nothing was trained; start again")
+        beacon.beat()
+        stop.check()
         console.line(line)
 
     def prepare() -> str:
@@ -155,10 +164,11 @@ def open_data(
         if found is not None:
             check_matches(found.state, settings, found.path)
         keep = found.state["corpus"] if found is not None else None
-        identity = prepare_source(settings, run.data, tell, keep)
+        with stop.at_once():
+            identity = prepare_source(settings, run.data, tell, keep)
         if found is not None:
             check_corpus(found.state, identity, found.path)
-        write_atomic(run.config, dump_settings(settings))
+        run.write(run.config, dump_settings(settings))
         return identity
 
     identity = leader_decides(world, prepare)

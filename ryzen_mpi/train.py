@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ryzen_mpi.beacon import Beacon, open_beacon
+from ryzen_mpi.training.stop import STOP_SIGNALS
+
 if TYPE_CHECKING:
     from ryzen_mpi.cluster.world import World
     from ryzen_mpi.training.evaluate import HeldOut
@@ -45,18 +48,26 @@ def command(config: str, run_dir: str | None, resume: str, overrides: tuple[str,
     mpirun -np 4 python -m ryzen_mpi.train --config scaling_benchmark hardware.dtype=bfloat16
     mpirun -np 4 python -m ryzen_mpi.train data.paths=~/books model.seq_length=512
     """
-    for early in (signal.SIGTERM, signal.SIGUSR1):  # until training takes them over, they end the rank as Ctrl-C does
-        signal.signal(early, signal.default_int_handler)
+    beacon = open_beacon()
+
+    def leave(number: int, _: object) -> None:  # until training takes the signals over: there is nothing to save
+        name = signal.Signals(number).name
+        beacon.tell("stopped", f"{name} before the first step")
+        raise KeyboardInterrupt(name)
+
+    for early in STOP_SIGNALS:
+        signal.signal(early, leave)
     from ryzen_mpi.cluster.job import run_job
 
-    sys.exit(run_job(lambda world: train(world, config, overrides, run_dir, resume)))
+    sys.exit(run_job(lambda world: train(world, beacon, config, overrides, run_dir, resume), beacon.tell))
 
 
-def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | None, resume: str) -> int:
+def train(
+    world: World, beacon: Beacon, config: str, overrides: tuple[str, ...], run_dir: str | None, resume: str
+) -> int:
     """The whole job on one rank; returns the exit code. Collective. Raises UserError."""
     from ryzen_mpi import startup
     from ryzen_mpi.cluster.allocator import keep_freed_memory
-    from ryzen_mpi.cluster.job import leader_decides
     from ryzen_mpi.console import Console
     from ryzen_mpi.settings import load_settings
 
@@ -70,60 +81,76 @@ def train(world: World, config: str, overrides: tuple[str, ...], run_dir: str | 
     import torch
 
     from ryzen_mpi.comm.rendezvous import process_group
-    from ryzen_mpi.finish import Ending, close_run, show_summary
+    from ryzen_mpi.finish import Ending, close_run, show_complete
     from ryzen_mpi.training.state import restore
     from ryzen_mpi.training.step import TrainingStep
     from ryzen_mpi.training.stop import StopRequest
     from ryzen_mpi.training.tools import open_tools
+    from ryzen_mpi.training.witness import Witness
 
     torch.set_num_threads(settings.hardware.num_threads or place.mine.threads)
     need = startup.check_memory(world, settings)
     run = startup.claim_run_directory(world, run_dir, config)
-    with StopRequest() as stop, process_group(world, settings.distributed) as group:
-        source, corpus, checkpoint = startup.open_data(world, settings, run, resume, console, stop)
+    beacon.beat("connect")
+    witness = Witness(world, run, beacon)
+    # Inside as well as outside: a process group that lost a rank takes its time to close, and the guard must know now.
+    with witness, StopRequest() as stop, process_group(world, settings.distributed) as group, witness:
+        beacon.beat("data")
+        source, corpus, checkpoint = startup.open_data(world, settings, run, resume, console, stop, beacon)
+        beacon.beat("restore")
         batch = startup.choose_global_batch(world, settings, checkpoint)
         step = TrainingStep(settings, source, world.rank, world.size, batch[0])
         restore(step, checkpoint)
         del checkpoint  # three times the model's size on rank 0
+        beacon.beat(step=step.progress.step)
         total = step.total_steps
         facts = startup.model_facts(settings, source, need, batch, total)
         startup.show(console, world, settings, run, place, group, facts)
 
-        if step.progress.step >= total and (summary := leader_decides(world, run.read_complete)):
-            console.line("this run is complete: nothing is left to train")
-            show_summary(console, summary, run)
+        if step.progress.step >= total and show_complete(world, run, console):
+            beacon.tell("complete", "was complete before")
             return 0
 
         tools = open_tools(world, settings, run, console, step, corpus, total, config)
-        tools.meet()
-        held_out, stopped = loop(step, tools, total, stop)
-        tools.saver.close()
-        ending = Ending(total, held_out, stopped, time.monotonic() - began)
+        tools.lead(lambda: None)
+        held_out, stopped = loop(step, tools, total, stop, beacon)
+        beacon.beat("save")
+        tools.lead(lambda: tools.saver.close(step))
+        beacon.beat("leave", saved=tools.saver.look())
+        ending = Ending(total, held_out, stopped, time.monotonic() - began, stop.since_agreed_s)
         close_run(world, settings, run, console, step, tools, ending)
+        beacon.tell(
+            "stopped" if stopped else "complete", f"{ending.signal or 'all done'} after step {step.progress.step}"
+        )
     return 0
 
 
-def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest) -> tuple[HeldOut | None, int]:
+def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest, beacon: Beacon) -> tuple[HeldOut | None, int]:
     """Steps up to `total`, or until some rank is asked to stop. Collective.
 
     Returns the newest held-out figures, if any were taken, and the signal it was stopped with, or 0.
     """
-    training, held_out, stopped = step.settings.training, None, 0
+    training, held_out, stopped, trained_s = step.settings.training, None, 0, 0.0
     with tools.progress:
         while step.progress.step < total and not stopped:
+            beacon.beat("train")
             before = step.progress.samples
             outcome = step.run(stop.signal)
             tools.recorder.step(outcome, step.progress.samples - before)
-            stopped, last = outcome.stop, outcome.step == total
+            trained_s += outcome.step_s
+            beacon.beat(step=outcome.step, trained_s=trained_s, saved=tools.saver.look())
+            stopped, last = stop.agreed(outcome.stop), outcome.step == total
             if not stopped and (outcome.step % training.eval_interval == 0 or last):
-                held_out = step.evaluate()
+                beacon.beat("evaluate")
+                held_out = step.evaluate(beacon.beat)
                 tools.recorder.evaluation(outcome.step, held_out)
             if outcome.step % training.save_interval == 0 or stopped or last:
+                beacon.beat("save")
                 tools.recorder.finish(step.last_times())  # first: no checkpoint may be ahead of its records
-                tools.saver.save(step)
-                tools.meet()
+                tools.lead(lambda: tools.saver.save(step))
     if held_out is None and not stopped:  # resumed at its very end
-        held_out = step.evaluate()
+        beacon.beat("evaluate")
+        held_out = step.evaluate(beacon.beat)
     return held_out, stopped
 
 

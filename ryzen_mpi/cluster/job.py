@@ -15,18 +15,22 @@ from typing import Any, TypeVar
 
 from ryzen_mpi.cluster.exchange import fail_together
 from ryzen_mpi.cluster.world import World, discover, rank_hint
-from ryzen_mpi.errors import EXIT_USER_ERROR, PeerLost, UserError
+from ryzen_mpi.errors import EXIT_USER_ERROR, PeerLost, Stopped, UserError
 
 T = TypeVar("T")
 ORDERLY_S = 3.0
 """Seconds the other ranks have to meet the same error before the job is aborted."""
 
 
-def run_job(body: Callable[[World], int]) -> int:
-    """Discovers the world, runs `body(world)` and returns the exit code. Collective; does not raise Exceptions."""
+def run_job(body: Callable[[World], int], tell: Callable[[str, str], object] = lambda end, text: None) -> int:
+    """Discovers the world, runs `body(world)` and returns the exit code. Collective; does not raise Exceptions.
+
+    `tell`: is given the words of `how_it_ends` as soon as an error is met, before anything is waited for.
+    """
     try:
         world = discover()
     except UserError as error:
+        tell(*how_it_ends(error))
         if rank_hint() == 0:
             _show(error)
         return EXIT_USER_ERROR
@@ -35,12 +39,15 @@ def run_job(body: Callable[[World], int]) -> int:
         world.exchange.close()
         return code
     except UserError as error:
+        tell(*how_it_ends(error))
         return _leave(world, error)
-    except KeyboardInterrupt:  # before training took the signals over
+    except KeyboardInterrupt as error:  # before training took the signals over
+        tell(*how_it_ends(error))
         print(f"ryzen_mpi: rank {world.rank} interrupted", file=sys.stderr, flush=True)
         world.exchange.abort(130)
         return 130
     except Exception as error:
+        tell(*how_it_ends(error))
         if _is_consequence(error):
             _let_the_cause_speak()
         _report(world, error)
@@ -48,18 +55,30 @@ def run_job(body: Callable[[World], int]) -> int:
         return 1
 
 
+def how_it_ends(error: BaseException) -> tuple[str, str]:
+    """One of `beacon.ENDS` and the text to it, for a rank that `error` ends."""
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return "stopped", str(error) or "interrupted"
+    if isinstance(error, UserError):
+        return "refused", str(error)
+    if _is_consequence(error):
+        return "lost", str(error)
+    return "failed", f"{type(error).__name__}: {error}"
+
+
 def leader_decides(world: World, act: Callable[[], T]) -> T:
     """Rank 0 runs `act`; all ranks get its (JSON-able) answer, or all raise its UserError. Collective."""
     answer: Any = None
     failure: list[str | None] | None = None
+    stopped = False
     if world.is_leader:
         try:
             answer = act()
         except UserError as error:
-            failure = [error.message, error.hint]
-    answer, failure = world.exchange.broadcast([answer, failure])
+            failure, stopped = [error.message, error.hint], isinstance(error, Stopped)
+    answer, failure, stopped = world.exchange.broadcast([answer, failure, stopped])
     if failure is not None:
-        raise UserError(*failure)
+        raise (Stopped if stopped else UserError)(*failure)
     return answer
 
 
@@ -93,7 +112,7 @@ def _all_here(comm: Any) -> bool:
     return bool(done)
 
 
-def _is_consequence(error: Exception) -> bool:
+def _is_consequence(error: BaseException) -> bool:
     """Whether `error` only says that another rank has gone: what that rank says is what a person needs."""
     return isinstance(error, PeerLost) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 

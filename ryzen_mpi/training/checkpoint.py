@@ -23,6 +23,7 @@ import psutil
 import torch
 
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.rundir import SET_ASIDE, Fenced
 from ryzen_mpi.training.checkpoint_store import (
     Checkpoint,
     DamagedCheckpoint,
@@ -43,10 +44,10 @@ __all__ = [
     "CheckpointWriter",
     "DamagedCheckpoint",
     "Saved",
-    "discard_newer",
     "find_checkpoints",
     "load_checkpoint",
     "newest_good",
+    "set_aside_newer",
 ]
 
 _HIDDEN = re.compile(r"\.(step-\d{8,})\.(partial|replaced|removed)-(\d+)")
@@ -70,14 +71,19 @@ class CheckpointWriter:
     An error of the background is raised, as UserError, by the next submit, wait or close. An interpreter that ends
     without close() finishes the write under way first.
 
+    Args:
+        staging: where checkpoints are prepared and removed, made by others; `directory` itself when absent. Where it
+            has gone, nothing in `directory` can be changed, and a write ends in Fenced.
+
     Attributes:
         last: the newest checkpoint this writer has put on disk, or None.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int, staging: Path | None = None) -> None:
         if keep < 1:
             raise UserError(f"checkpoints to keep: {keep}", "keep at least 1")
         self.directory = Path(directory)
+        self.staging = staging or self.directory
         self.keep = keep
         self.last: Saved | None = None
         self._buffers: Tensors = {}
@@ -104,6 +110,11 @@ class CheckpointWriter:
         self._under_way = self._thread.submit(self._write, step, self._buffers, state)
         return time.perf_counter() - began
 
+    @property
+    def writing(self) -> bool:
+        """Whether something submitted is not on disk yet, and has not failed."""
+        return self._under_way is not None and not self._under_way.done()
+
     def wait(self) -> None:
         """Returns when what was submitted is on disk; raises UserError where it could not be written."""
         under_way, self._under_way = self._under_way, None
@@ -123,8 +134,10 @@ class CheckpointWriter:
         began = time.perf_counter()
         needed = tensor_bytes(tensors)
         try:
-            path = write_checkpoint(self.directory, step, tensors, state)
+            path = write_checkpoint(self.directory, step, tensors, state, self.staging)
         except OSError as error:
+            if not self.staging.is_dir() and self.staging != self.directory:
+                raise Fenced(self.staging) from error
             raise _explain(error, self.directory / directory_name(step), needed) from error
         self.last = Saved(step, path, needed, time.perf_counter() - began)
         self._retire(step)
@@ -134,21 +147,44 @@ class CheckpointWriter:
         """Removes all but the newest `keep` checkpoints up to `step`, and what dead writers left.
 
         Those of later steps are left alone: after a rollback they are the abandoned future, and counting them
-        would retire the checkpoint just written. `discard_newer` removes them.
+        would retire the checkpoint just written. `set_aside_newer` moves them away.
         """
         written = [path for path in find_checkpoints(self.directory) if _step_of(path) <= step]
         for path in written[self.keep :]:
-            _remove(path)
+            _remove(path, self.staging)
         for path in self.directory.glob(".step-*"):
             if _is_stale(path):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path, self.staging)
 
 
-def discard_newer(directory: Path, step: int) -> list[int]:
-    """Removes the checkpoints of steps after `step` and returns those steps. Local; rank 0, after a rollback."""
+def set_aside_newer(directory: Path, step: int, keep: int, staging: Path | None = None) -> list[int]:
+    """Moves the checkpoints of steps after `step` to `directory/set-aside`; returns those steps. Local; rank 0.
+
+    After a rollback they are a future that was left; after damage, those that were passed over. Where they are they do
+    not win when the run starts again, and a rollback that was a mistake can be taken back by hand. The newest `keep`
+    set aside stay, older ones are deleted. Raises UserError, and Fenced where `staging` has gone.
+    """
+    staging, folder = staging or directory, directory / SET_ASIDE
     newer = [path for path in find_checkpoints(directory) if _step_of(path) > step]
-    for path in newer:
-        _remove(path)
+    now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    try:
+        for path in newer:
+            folder.mkdir(exist_ok=True)
+            target = folder / f"{directory_name(_step_of(path))}.{now}"
+            number = 1
+            while target.exists():
+                number += 1
+                target = folder / f"{directory_name(_step_of(path))}.{now}-{number}"
+            if staging != directory:  # there first: a rename that a stale attempt cannot do
+                path = path.rename(staging / target.name)
+            path.rename(target)
+    except OSError as error:
+        if not staging.is_dir() and staging != directory:
+            raise Fenced(staging) from error
+        raise UserError(f"{path} can't be set aside: {error.strerror}", "check the rights of the directory") from error
+    aside = sorted(folder.glob("step-*.*"), key=lambda path: path.name.partition(".")[::-1], reverse=True)
+    for path in aside[keep:]:
+        _remove(path, staging)
     return sorted(map(_step_of, newer))
 
 
@@ -173,10 +209,11 @@ def _step_of(path: Path) -> int:
     return int(re.search(r"step-(\d+)", path.name)[1])
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, staging: Path) -> None:
     """Hides a checkpoint, then deletes it: one that is half deleted must not look like one."""
-    hidden = path.with_name(f".{directory_name(_step_of(path))}.removed-{os.getpid()}")
+    hidden = staging / f".{directory_name(_step_of(path))}.removed-{os.getpid()}"
     with contextlib.suppress(OSError):  # tried again after the next checkpoint
+        shutil.rmtree(hidden, ignore_errors=True)
         path.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 

@@ -9,6 +9,7 @@ synchronised and renamed: what is called `step-...` is complete. Nothing is pick
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -93,13 +94,16 @@ def check_stems(tensors: Tensors) -> None:
             raise ValueError(f"checkpoint file stem {stem!r} is not a plain name")
 
 
-def write_checkpoint(directory: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Path:
+def write_checkpoint(
+    directory: Path, step: int, tensors: Tensors, state: dict[str, Any], staging: Path | None = None
+) -> Path:
     """Writes step `step`'s checkpoint into `directory` and returns its path, once it would survive a power cut.
 
+    It is prepared in `staging` (`directory` itself when absent): where that has gone, nothing can be put in place.
     Raises OSError; what stood under the step's name before is untouched then, and nothing half-written remains.
     """
     target = directory / directory_name(step)
-    partial = directory / f".{target.name}.partial-{os.getpid()}"
+    partial = (staging or directory) / f".{target.name}.partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)  # process ids come back, in containers at once
     try:
         partial.mkdir()
@@ -138,12 +142,17 @@ def _write_manifest(path: Path, content: dict[str, Any]) -> None:
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    """Renames `partial` to `target`. An older `target` stays on disk, and findable, until the new one is in place."""
-    replaced = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    """Renames `partial` to `target`. An older `target` stays on disk until the new one is in place."""
+    replaced = partial.with_name(f".{target.name}.replaced-{os.getpid()}")
     if target.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
-    partial.rename(target)
+    try:
+        partial.rename(target)
+    except OSError:
+        with contextlib.suppress(OSError):  # there was none, or it went with the staging folder: that one is kept
+            replaced.rename(target)
+        raise
     synchronise(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 

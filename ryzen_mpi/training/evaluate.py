@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,10 +29,19 @@ class HeldOut:
 
 
 @torch.no_grad()
-def evaluate(model: Transformer, source: TokenSource, samples: int, batch_size: int, rank: int, ranks: int) -> HeldOut:
+def evaluate(
+    model: Transformer,
+    source: TokenSource,
+    samples: int,
+    batch_size: int,
+    rank: int,
+    ranks: int,
+    beat: Callable[[], object] = lambda: None,
+) -> HeldOut:
     """Loss and accuracy on the first `samples` held-out samples (fewer where there are fewer). Collective.
 
     The figures are sums over tokens in float64, so they hardly depend on how many ranks share the work.
+    `beat` is called after each batch.
     """
     count = min(samples, source.num_held_out)
     share = rank_slice(count, rank, ranks)
@@ -43,6 +53,7 @@ def evaluate(model: Transformer, source: TokenSource, samples: int, batch_size: 
         hidden = model.hidden(batch[:, :-1])
         loss, right = head_score(hidden.flatten(0, 1), model.head_weight, batch[:, 1:].flatten())
         sums += torch.tensor([float(loss), float(right), batch[:, 1:].numel()], dtype=torch.float64)
+        beat()
     if ranks > 1:
         dist.all_reduce(sums)
     return HeldOut(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))

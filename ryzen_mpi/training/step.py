@@ -151,11 +151,11 @@ class TrainingStep:
         rss, cpu_share = self.usage.sample()
         return self.agreement.gather(Row(1, 0, 0, 0, 0, *self._last, rss, cpu_share))[0]
 
-    def evaluate(self) -> HeldOut:
-        """Held-out figures of the model as it is. Collective."""
+    def evaluate(self, beat: Callable[[], object] = lambda: None) -> HeldOut:
+        """Held-out figures of the model as it is. Collective. `beat` is called after each batch."""
         training = self.settings.training
         samples, batch = training.eval_samples, training.batch_size
-        return evaluate(self.model, self.source, samples, batch, self.rank, self.ranks)
+        return evaluate(self.model, self.source, samples, batch, self.rank, self.ranks, beat)
 
     def micro_batches(self, position: int, count: int) -> Iterator[np.ndarray]:
         """This rank's share of `count` stream positions from `position`, in micro-batches of at most batch_size."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from ryzen_mpi.cluster.job import leader_decides
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.console import Console, TrainingProgress
+from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import EventLog, event_file
 from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 from ryzen_mpi.metrics.sink import NullSink, Sink, Sinks
@@ -16,6 +18,7 @@ from ryzen_mpi.rundir import RunDirectory
 from ryzen_mpi.training.recorder import Recorder, layer_slices
 from ryzen_mpi.training.saver import NoSaver, Saver
 from ryzen_mpi.training.step import TrainingStep
+from ryzen_mpi.training.witness import event_labels
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Tools:
     recorder: Recorder
     saver: Saver | NoSaver
     progress: TrainingProgress
-    meet: Callable[[], object]
-    """All ranks wait for rank 0, which had files to open or a copy to take, outside any collective with a timeout."""
+    lead: Callable[[Callable[[], object]], object]
+    """Rank 0 does something with files, and all ranks wait for it outside any collective with a timeout; where it
+    cannot, all raise its UserError. Collective."""
 
 
 def open_tools(
@@ -42,13 +46,12 @@ def open_tools(
 ) -> Tools:
     """Opens them; on ranks other than 0 those that rank 0 keeps for all do nothing. Raises UserError."""
     resumed = step.progress.step
-    labels = {"run": run.path.name, "node": world.hostname, "jobid": os.environ.get("SLURM_JOB_ID", "none")}
-    events = EventLog(run.events, world.rank, labels)
+    events = EventLog(run.events, world.rank, event_labels(world, run))
     events.event("start", f"rank {world.rank} of {world.size} at step {resumed}", step=resumed, ranks=world.size)
     sink: Sink = NullSink()
     saver: Saver | NoSaver = NoSaver()
     if world.is_leader:
-        run.complete.unlink(missing_ok=True)  # the run goes on: it is not complete
+        run.remove_complete()  # the run goes on
         metrics = Hdf5Sink(
             run.metrics,
             world.size,
@@ -59,10 +62,15 @@ def open_tools(
             report=console.warn,
         )
         sink = Sinks([metrics, events], report=console.warn)
-        saver = Saver(run, settings.training.keep_checkpoints, corpus, resumed)
+
+        def not_saved(error: UserError, step: int) -> None:
+            console.warn(f"{error.message}; tried again at the next save")
+            events.event("checkpoint_failed", error.message, "warning", step=step)
+
+        saver = Saver(run, settings.training.keep_checkpoints, corpus, resumed, not_saved)
     progress = console.progress(total_steps, resumed)
     training = settings.training
     recorder = Recorder(
         sink, progress, step.flat, training.log_interval if world.is_leader else 2**62, training.clip_norm
     )
-    return Tools(events, recorder, saver, progress, lambda: world.exchange.allgather(None))
+    return Tools(events, recorder, saver, progress, partial(leader_decides, world))

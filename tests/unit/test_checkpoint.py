@@ -17,10 +17,10 @@ from ryzen_mpi.training import checkpoint_store
 from ryzen_mpi.training.checkpoint import (
     CheckpointWriter,
     DamagedCheckpoint,
-    discard_newer,
     find_checkpoints,
     load_checkpoint,
     newest_good,
+    set_aside_newer,
 )
 
 STATE = {"seed": 7, "loss": 3.25, "best": None, "note": "Größe", "rng": [1, 2, 3]}
@@ -125,8 +125,22 @@ def test_after_a_rollback_the_abandoned_future_does_not_push_out_the_new(tmp_pat
     save(tmp_path, 10, 20, 30, keep=2)
     save(tmp_path, 15, keep=2)
     assert steps_of(tmp_path) == [30, 20, 15]
-    assert discard_newer(tmp_path, 15) == [20, 30]
+    assert set_aside_newer(tmp_path, 15, 2) == [20, 30]
     assert steps_of(tmp_path) == [15]
+
+
+def test_what_a_rollback_left_is_set_aside_whole_and_the_newest_of_it_kept(tmp_path):
+    for _ in range(2):
+        save(tmp_path, 10, 20, 30)
+        assert set_aside_newer(tmp_path, 10, 3) == [20, 30]
+    names = sorted(path.name for path in (tmp_path / "set-aside").iterdir())
+    assert [name.partition(".")[0] for name in names] == ["step-00000020", "step-00000030", "step-00000030"]
+    for path in (tmp_path / "set-aside").iterdir():
+        bring_back = tmp_path / path.name.partition(".")[0]
+        shutil.copytree(path, bring_back)
+        assert_holds(load_checkpoint(bring_back), int(bring_back.name[-8:]))
+        shutil.rmtree(bring_back)
+    assert sorted(os.listdir(tmp_path)) == ["set-aside", "step-00000010"]
 
 
 def test_the_same_step_is_replaced(tmp_path):
