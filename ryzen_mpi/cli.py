@@ -13,6 +13,7 @@ from ryzen_mpi.errors import EXIT_USER_ERROR, UserError
 # name -> (module, attribute, line of help): --help must not import what the commands need
 _COMMANDS = {
     "train": ("ryzen_mpi.train", "command", "Train a transformer on the ranks this is started on."),
+    "supervise": ("ryzen_mpi.supervise", "command", "Train, and go on after whatever breaks."),
     "generate": ("ryzen_mpi.commands.generate", "command", "Continue a text with a trained model."),
     "metrics": ("ryzen_mpi.commands.metrics", "metrics_command", "Show or export what a run recorded."),
     "bench": ("ryzen_mpi.commands.bench", "command", "Measure communication: OSU's benchmarks on several backends."),

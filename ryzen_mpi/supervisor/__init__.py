@@ -1,0 +1,1 @@
+"""What runs around a job and brings it back: attempts, heartbeats and leases, and what is decided from them."""

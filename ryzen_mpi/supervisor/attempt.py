@@ -1,0 +1,201 @@
+"""One attempt: a launch of all ranks under an epoch number of its own, watched to its end and ended for good."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import psutil
+
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.supervisor.guard import die_with_parent
+from ryzen_mpi.supervisor.ledger import Track
+from ryzen_mpi.supervisor.listener import Listener, Pulse
+from ryzen_mpi.supervisor.watch import AT_ONCE, Fault, Limits, all_said, judge
+
+TICK_S = 0.1
+SETTLE_S, LOST_SETTLE_S = 0.3, 2.0
+"""Seconds from the first sign of a fault to the verdict: the cause may be seen a moment after its consequence."""
+LAST_REPORTS_S = 1.5
+"""Seconds for the guards' last words after the launcher has ended."""
+LAUNCHER_S = 5.0
+"""Seconds for the launcher to end after all ranks have, or were told to, before it is killed."""
+LEASE_MARGIN_S = 1.0
+
+
+@dataclass
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        end: "complete", "stopped" (on request, saved) or "fault".
+        fault: what went wrong, where it did.
+        others: further faults seen at the same time.
+        seen_s: seconds from the fault (as the guard's clock says) to the verdict, where they can be told.
+        ended_s: seconds from the verdict to the last process' end.
+        networks_lost: own addresses over which nothing was heard any more although the host was heard.
+    """
+
+    end: str
+    fault: Fault | None = None
+    others: list[Fault] = field(default_factory=list)
+    seen_s: float | None = None
+    ended_s: float = 0.0
+    networks_lost: list[str] = field(default_factory=list)
+
+
+class Attempt:
+    """A launch and its watch. Used from one thread.
+
+    Args:
+        listener: hears the guards; already listening.
+        words: the whole command.
+        ranks: how many it starts.
+        limits: when something counts as broken.
+        is_complete: whether the completion marker of this epoch is on disk.
+    """
+
+    def __init__(
+        self, listener: Listener, words: Sequence[str], ranks: int, limits: Limits, is_complete: Callable[[], bool]
+    ) -> None:
+        self.listener, self.words, self.ranks, self.limits = listener, words, ranks, limits
+        self.is_complete = is_complete
+        self.track = Track()
+        self.stop_asked_s: float | None = None
+        self._suspect_since: float | None = None
+
+    def launch(self, variables: Mapping[str, str]) -> None:
+        """Starts it with `variables` beside the environment. Raises UserError where the launcher can't be started."""
+        self.launched_s = time.monotonic()
+        try:
+            self.process = subprocess.Popen(
+                self.words,
+                env=os.environ | variables,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_before_launcher,
+            )
+        except OSError as error:
+            raise UserError(f"{self.words[0]} can't be started: {error.strerror}", "is it on PATH?") from None
+
+    def ask_to_stop(self) -> None:
+        """Has all ranks save and leave at their next step; what does not is found by the watch. Repeats do nothing."""
+        if self.stop_asked_s is None:
+            self.stop_asked_s = time.monotonic()
+            self.listener.order("stop")
+
+    def poll(self) -> Outcome | None:
+        """What became of it; None while it runs well. Does not wait longer than a second or two."""
+        pulses, now = self.listener.pulses(), time.monotonic()
+        self.track.take(pulses, self.ranks, now)
+        faults = judge(pulses, self.ranks, self.launched_s, now, self.track.step_p99_s(), self.limits)
+        if self.stop_asked_s is not None:
+            faults = [fault for fault in faults if not _left_when_asked(fault)]
+        if self.process.poll() is not None:
+            return self._after_launcher()
+        if len(pulses) == self.ranks and all(p.report.ended is not None for p in pulses.values()):
+            self._wait_for_launcher()
+            return self._after_launcher()
+        return self._verdict(faults, now)
+
+    def end(self, outcome: Outcome) -> None:
+        """Ends whatever is left, on every host: returns when no process of the attempt can be running any more."""
+        began = time.monotonic()
+        self.listener.order("die")
+        self._wait_for_launcher()
+        kill_descendants()
+        while left := self._leases(time.monotonic()):
+            time.sleep(min(left, TICK_S))
+        outcome.ended_s = time.monotonic() - began
+
+    def _verdict(self, faults: list[Fault], now: float) -> Outcome | None:
+        if not faults:
+            self._suspect_since = None
+            return None
+        if self._suspect_since is None:
+            self._suspect_since = now
+        settle_s = SETTLE_S if faults[0].kind in AT_ONCE else LOST_SETTLE_S
+        return self._faulty(faults) if now - self._suspect_since > settle_s else None
+
+    def _faulty(self, faults: list[Fault]) -> Outcome:
+        first, *others = faults
+        seen_s = time.time() - first.at if first.at else None
+        return Outcome("fault", first, others, seen_s, networks_lost=networks_lost(self.listener.pulses(), self.limits))
+
+    def _after_launcher(self) -> Outcome:
+        """The launcher has ended: its exit code says nothing, the marker and the ranks' last words do."""
+        until = time.monotonic() + LAST_REPORTS_S
+        while True:
+            pulses, now = self.listener.pulses(), time.monotonic()
+            self.track.take(pulses, self.ranks, now)
+            if self.is_complete():
+                return Outcome("complete")
+            if all_said(pulses, self.ranks, "stopped") or self._all_left_when_asked(pulses):
+                return Outcome("stopped")
+            if now > until:
+                break
+            time.sleep(TICK_S)
+        faults = judge(pulses, self.ranks, self.launched_s, now, 0.0, self.limits)
+        return self._faulty(faults or [self._of_launcher(pulses)])
+
+    def _all_left_when_asked(self, pulses: dict[int, Pulse]) -> bool:
+        asked = self.stop_asked_s is not None
+        return asked and all(p.report.phase == "stopped" or p.report.ended is not None for p in pulses.values())
+
+    def _of_launcher(self, pulses: dict[int, Pulse]) -> Fault:
+        done = sum(p.report.phase in ("complete", "stopped") for p in pulses.values())
+        text = (
+            f"the launcher ended with exit code {self.process.returncode}, {len(pulses)} of {self.ranks} ranks "
+            f"had reported and {done} had finished: there is no completion marker of this attempt"
+        )
+        return Fault("launcher", -1, "", text)
+
+    def _wait_for_launcher(self) -> None:
+        try:
+            self.process.wait(LAUNCHER_S)
+        except subprocess.TimeoutExpired:
+            kill_descendants()
+            self.process.wait()
+
+    def _leases(self, now: float) -> float:
+        """Seconds until the last rank that was heard and did not say that it ended must have ended itself."""
+        lease_s = self.listener.plan.lease_s + LEASE_MARGIN_S
+        alive = [p.heard_s + lease_s - now for p in self.listener.pulses().values() if p.report.ended is None]
+        return max(0.0, max(alive, default=0.0))
+
+
+def networks_lost(pulses: dict[int, Pulse], limits: Limits) -> list[str]:
+    """Own addresses that have not heard some rank for half of `lost_s` although another of ours has. Pure."""
+    lost = set()
+    for pulse in pulses.values():
+        newest = pulse.heard_s
+        lost |= {address for address, at in pulse.heard.items() if newest - at > limits.lost_s / 2}
+    return sorted(lost)
+
+
+def kill_descendants() -> None:
+    """SIGKILL to everything this process started, and what that left behind (this process is its reaper)."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _left_when_asked(fault: Fault) -> bool:
+    """A rank that was asked before it could listen: the signal itself ended it."""
+    return fault.kind in ("killed", "exited") and ("SIGUSR1" in fault.evidence or fault.kind == "exited")
+
+
+def _before_launcher() -> None:
+    """In the child: ends with the supervisor; and is deaf to what Slurm sends a whole job that is to go.
+
+    mpirun answers SIGTERM by killing the ranks after 0.25 s. Blocked, it leaves them the time to save: they get the
+    signal themselves.
+    """
+    die_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})

@@ -1,0 +1,32 @@
+"""Which of several networks an attempt uses: the first that has not broken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ryzen_mpi.cluster.network import local_interfaces
+
+
+def order(interfaces: Sequence[str], lost: Sequence[str]) -> list[str]:
+    """`interfaces`, those that broke last: the one that broke longest ago may be whole again."""
+    return [name for name in interfaces if name not in lost] + [name for name in lost if name in interfaces]
+
+
+def words(interfaces: Sequence[str], lost: Sequence[str]) -> list[str]:
+    """The setting of an attempt; nothing where no interfaces were named."""
+    return [f"distributed.interfaces=[{','.join(order(interfaces, lost))}]"] if interfaces else []
+
+
+def environment(interfaces: Sequence[str], lost: Sequence[str]) -> dict[str, str]:
+    """What Open MPI and its launcher have to be told of it."""
+    if not interfaces:
+        return {}
+    first = order(interfaces, lost)[0]
+    return {"OMPI_MCA_btl_tcp_if_include": first, "PRTE_MCA_oob_tcp_if_include": first}
+
+
+def remember(lost: Sequence[str], addresses: Sequence[str], interfaces: Sequence[str]) -> list[str]:
+    """`lost` with the interfaces of `addresses`, over which nothing was heard any more, as the newest."""
+    names = {item["address"]: item["name"] for item in local_interfaces()}
+    new = [names[address] for address in addresses if names.get(address) in interfaces]
+    return [name for name in lost if name not in new] + new

@@ -1,0 +1,272 @@
+"""The supervisor's loop: attempt after attempt, until the run is complete, somebody stops it, or nothing helps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.rundir import RunDirectory, write_atomic
+from ryzen_mpi.supervisor import networks
+from ryzen_mpi.supervisor.attempt import LEASE_MARGIN_S, TICK_S, Attempt, Outcome
+from ryzen_mpi.supervisor.guard import FIRST_ANSWER_S
+from ryzen_mpi.supervisor.job import Job
+from ryzen_mpi.supervisor.ledger import Record, Summary, Track, summarise
+from ryzen_mpi.supervisor.listener import Listener
+from ryzen_mpi.supervisor.policy import GiveUp, Start, decide
+from ryzen_mpi.supervisor.state import load_state
+from ryzen_mpi.supervisor.voice import Voice
+from ryzen_mpi.supervisor.wishes import Wishes
+from ryzen_mpi.units import duration_text
+
+COMPLETE, FAILED, STOPPED = 0, 1, 75
+"""Exit codes; 75 is EX_TEMPFAIL: started again, the run goes on."""
+BEAT_S = 0.5
+NOTE_S = 5.0
+"""Seconds between two notes in state.json of how far an attempt is, for a supervisor that is killed."""
+
+
+class Supervisor:
+    """Brings one job to its end. Used from one thread; the caller holds the run's supervisor lock.
+
+    Attributes:
+        stop: number of the signal this process was asked to stop with, or 0; set by the caller's handlers.
+    """
+
+    def __init__(self, job: Job, wanted: int, voice: Voice) -> None:
+        self.job, self.voice, self.files = job, voice, job.files
+        self.state = load_state(self.files.state)
+        self.state.wanted = wanted
+        self.wishes = Wishes(job, self.state, voice)
+        self.began, self.before_s = time.monotonic(), self.state.supervised_s
+        self.stop = 0
+        self.last = ""
+        self._track: tuple[int, Track] = (0, Track())  # of the attempt that ended last
+
+    def run(self) -> int:
+        """Attempts until the end; returns COMPLETE, FAILED or STOPPED. Raises UserError."""
+        self.files.failed.unlink(missing_ok=True)
+        self._outlive_predecessor()
+        while not self.stop:
+            answering, silent = self.job.nodes.answering()
+            for name, reason in silent.items():
+                self.voice.say("node-silent", f"{name} does not answer: {reason}", "warning", node=name)
+            start = decide(self.job.situation(self.state, answering, self.last))
+            if isinstance(start, GiveUp):
+                return self._give_up(start)
+            if not self._pause(start.after_s):
+                break
+            outcome, record = self._attempt(start)
+            code = self._after(outcome, record)
+            if code is not None:
+                return code
+        self.voice.say("stopped", self._how_to_go_on())
+        return STOPPED
+
+    def summary(self) -> Summary:
+        """The account so far."""
+        return summarise(self.state.records, self._supervised_s())
+
+    # -- between attempts ---------------------------------------------------------------------------------------------
+
+    def _outlive_predecessor(self) -> None:
+        """A supervisor that was killed may have left ranks that nobody saw end: they end themselves."""
+        state = self.state
+        if state.ending and self._pause(0.0):
+            text = f"attempt {state.epoch} was left by another supervisor: waiting {state.ending:g} s until its ranks "
+            self.voice.say("predecessor", text + "must have ended themselves", epoch=state.epoch, seconds=state.ending)
+            self._pause(state.ending)
+        if state.records and state.records[-1].end == "under way":
+            state.records[-1].end = "left"
+        state.ending = 0.0
+
+    def _pause(self, seconds: float) -> bool:
+        """Waits; returns whether nobody asked to stop meanwhile."""
+        until = time.monotonic() + seconds
+        while not self.stop and time.monotonic() < until:
+            time.sleep(TICK_S)
+        return not self.stop
+
+    def _after(self, outcome: Outcome, record: Record) -> int | None:
+        """What follows from an attempt's end: an exit code, or None for another attempt."""
+        if outcome.end == "complete":
+            self.wishes.settle("the run is complete")
+            self.voice.say("complete", f"complete at step {record.step}", step=record.step)
+            return COMPLETE
+        if outcome.end == "fault":
+            self._learn(outcome, record)
+            self.wishes.carry_out(record)
+            if self._is_hopeless(outcome):
+                return self._give_up(GiveUp(outcome.fault.evidence, "mend what it says and start again"))
+            return None
+        self.state.fruitless = 0
+        if self.wishes.carry_out(record) or self.stop:
+            return None
+        if self.wishes.requeue:
+            self.stop = -1
+            return None
+        self.voice.say("stopped", "the ranks were asked to stop, not by this supervisor; " + self._how_to_go_on())
+        return STOPPED
+
+    def _learn(self, outcome: Outcome, record: Record) -> None:
+        """Remembers a fault: who, where, whether the attempt had got anywhere."""
+        state, fault = self.state, outcome.fault
+        state.fruitless = 0 if record.saved > record.resumed else state.fruitless + 1
+        if fault.host:
+            state.strikes[fault.host] = state.strikes.get(fault.host, 0) + 1
+        state.networks_lost = networks.remember(state.networks_lost, outcome.networks_lost, self.job.interfaces)
+        self.last = fault.evidence
+        if fault.kind == "refused":
+            self.wishes.refused(fault.evidence)
+
+    def _is_hopeless(self, outcome: Outcome) -> bool:
+        """A refusal at the very first start is a person's mistake: the next start would be refused as well."""
+        return outcome.fault.kind == "refused" and all(record.step < 0 for record in self.state.records)
+
+    def _give_up(self, end: GiveUp) -> int:
+        self.wishes.settle(f"the supervisor gave up: {end.why}")
+        content = {"why": end.why, "advice": end.advice, "epoch": self.state.epoch, "time": time.time()}
+        try:
+            write_atomic(self.files.failed, json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            self.voice.say("marker", f"{self.files.failed} can't be written: {error.strerror}", "error")
+        self.voice.say("failed", f"giving up: {end.why}", "error", advice=end.advice)
+        self.voice.say("advice", f"what to do: {end.advice}")
+        return FAILED
+
+    def _how_to_go_on(self) -> str:
+        return f"start again with --run-dir {self.job.run.path} to go on"
+
+    # -- an attempt ---------------------------------------------------------------------------------------------------
+
+    def _attempt(self, start: Start) -> tuple[Outcome, Record]:
+        state, job = self.state, self.job
+        state.epoch += 1
+        record = Record(state.epoch, start.ranks, start.hosts, time.time())
+        state.records.append(record)
+        state.ending = FIRST_ANSWER_S + LEASE_MARGIN_S
+        run = RunDirectory(job.run.path, state.epoch)
+        self._open_fence(run)
+        state.save(self.files.state)
+        with Listener(state.epoch, job.nodes.addresses(), BEAT_S, job.limits.lost_s) as listener:
+            plan = self.files.plan(state.epoch)
+            listener.plan.write(plan)
+            words = self._words(start, plan)
+            attempt = Attempt(listener, words, start.ranks, job.limits, lambda: _is_complete(run))
+            self._say_start(start, words)
+            attempt.launch(networks.environment(job.interfaces, state.networks_lost))
+            outcome = self._watch(attempt, record)
+            self._say_verdict(outcome, record)
+            attempt.end(outcome)
+            self._close(attempt, outcome, record, run)
+            plan.unlink(missing_ok=True)
+        return outcome, record
+
+    def _words(self, start: Start, plan: Path) -> list[str]:
+        job, state = self.job, self.state
+        extra = networks.words(job.interfaces, state.networks_lost)
+        if state.resume:
+            extra += ["--resume", state.resume]
+        hosts = start.hosts if len(job.nodes.names) > 1 else {}
+        return job.command.words(start.ranks, hosts, plan, extra)
+
+    def _watch(self, attempt: Attempt, record: Record) -> Outcome:
+        noted = time.monotonic()
+        while True:
+            outcome = attempt.poll()
+            if outcome is not None:
+                return outcome
+            if self.stop:
+                attempt.ask_to_stop()
+            self.wishes.look(attempt)
+            if time.monotonic() - noted > NOTE_S:
+                noted = time.monotonic()
+                self._note(attempt, record)
+            time.sleep(TICK_S)
+
+    def _note(self, attempt: Attempt, record: Record) -> None:
+        """Keeps how far it is, for a supervisor that comes after this one was killed."""
+        track = attempt.track
+        record.resumed, record.step, record.saved = track.resumed, track.step, track.saved
+        record.trained_s = record.kept_s = track.trained_s
+        record.seconds = time.monotonic() - attempt.launched_s
+        record.first_step_s = track.first_step_s and track.first_step_s - attempt.launched_s
+        record.import_s = track.imported_s and track.imported_s - attempt.launched_s
+        earlier = self.state.records[:-1]
+        if track.resumed >= 0 and earlier and earlier[-1].step > track.resumed:
+            earlier[-1].kept_s = min(earlier[-1].kept_s, self._kept(earlier[-1], track.resumed))
+        if len(attempt.listener.pulses()) == attempt.ranks:
+            self.state.ending = self.job.limits.lost_s + LEASE_MARGIN_S
+        self.state.supervised_s = self._supervised_s()
+        with contextlib.suppress(OSError):  # a full disk: the next note may find room
+            self.state.save(self.files.state)
+
+    def _kept(self, record: Record, step: int) -> float:
+        """Seconds of `record`'s steps up to `step`."""
+        if self._track[0] == record.epoch:
+            return self._track[1].trained_until(step)
+        steps = max(1, record.step - max(0, record.resumed))
+        return record.trained_s * max(0, step - max(0, record.resumed)) / steps
+
+    def _close(self, attempt: Attempt, outcome: Outcome, record: Record, run: RunDirectory) -> None:
+        """Nothing of the attempt runs any more: takes its staging folder away and enters it into the account."""
+        self._note(attempt, record)
+        record.end, record.seen_s, record.ended_s = outcome.end, outcome.seen_s, outcome.ended_s
+        if outcome.fault is not None:
+            record.cause, record.evidence = outcome.fault.kind, outcome.fault.evidence
+        self._track = record.epoch, attempt.track
+        self.state.ending = 0.0
+        with contextlib.suppress(OSError):
+            run.close_staging()
+            self.state.save(self.files.state)
+            write_atomic(self.files.summary, json.dumps(asdict(self.summary()), indent=1) + "\n")
+        if attempt.track.first_step_s is not None:
+            self.state.resume = None
+
+    def _open_fence(self, run: RunDirectory) -> None:
+        """No attempt but this one can commit anything from here on. Raises UserError."""
+        try:
+            for left in run.checkpoints.glob(".epoch-*"):
+                number = left.name.rpartition("-")[2]
+                if number.isdigit():
+                    RunDirectory(run.path, int(number)).close_staging()
+            run.open_staging()
+        except OSError as error:
+            raise UserError(
+                f"{run.checkpoints} can't be written: {error.strerror}", "check its rights, its mount and its space"
+            ) from None
+
+    def _supervised_s(self) -> float:
+        return self.before_s + time.monotonic() - self.began
+
+    # -- what is said -------------------------------------------------------------------------------------------------
+
+    def _say_start(self, start: Start, words: list[str]) -> None:
+        where = ", ".join(f"{host}: {count}" for host, count in start.hosts.items())
+        why = f" ({start.why})" if start.why else ""
+        text = f"attempt {self.state.epoch}: {start.ranks} ranks on {where}{why}"
+        self.voice.say("attempt", text, epoch=self.state.epoch, ranks=start.ranks, command=" ".join(words))
+
+    def _say_verdict(self, outcome: Outcome, record: Record) -> None:
+        if outcome.fault is None:
+            return
+        fault = outcome.fault
+        seen = f", noticed after {duration_text(outcome.seen_s)}" if outcome.seen_s is not None else ""
+        figures = {"epoch": record.epoch, "cause": fault.kind, "rank": fault.rank, "node": fault.host}
+        others = [other.evidence for other in outcome.others]
+        self.voice.say(
+            "fault",
+            f"{fault.kind}: {fault.evidence}{seen}; ending the attempt",
+            "warning",
+            seen_s=outcome.seen_s,
+            others=others,
+            **figures,
+        )
+
+
+def _is_complete(run: RunDirectory) -> bool:
+    summary = run.read_complete()
+    return summary is not None and summary.get("epoch") == run.epoch
