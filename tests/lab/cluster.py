@@ -89,7 +89,7 @@ class Cluster:
         """Kills every host and removes the lab's folder."""
         for host in (*self.hosts.values(), self.switch):
             host.kill()
-        self._end_started()
+        self.end_programs()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _record(self) -> None:
@@ -214,7 +214,7 @@ class Cluster:
 
     def kill_stray_jobs(self) -> None:
         """Cancels all jobs and kills every process that is not the lab's own."""
-        self._end_started()
+        self.end_programs()
         if node_states_or_none(self) is not None:
             self.cancel_jobs()
         for _, process in self.strays():
@@ -235,7 +235,8 @@ class Cluster:
                 self.slurm("scancel", *going)
             time.sleep(0.2)
 
-    def _end_started(self) -> None:
+    def end_programs(self) -> None:
+        """Kills what `popen` started and still runs."""
         for process in self._programs:
             _kill_group(process)
         self._programs.clear()

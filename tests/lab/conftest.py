@@ -28,6 +28,7 @@ def lab(cluster):
     yield cluster
     # Also after a failed test: first what went on is ended, then looked at, then cleared away for the next one.
     try:
+        cluster.end_programs()
         cluster.revive(idle=False)
         cluster.cancel_jobs()
         cluster.check_clean()

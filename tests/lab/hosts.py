@@ -172,10 +172,14 @@ class Switch(Namespace):
 
     def mount(self, *words: str) -> None:
         """Calls `mount` where all hosts take part in it."""
-        checked(["nsenter", "-t", str(self.init), "-m", "--", "mount", *words])
+        checked(self.command(["mount", *words]))
+
+    def make_folder(self, folder: Path) -> None:
+        """In what the switch alone sees."""
+        checked(self.command(["mkdir", "-p", str(folder)]))
 
     def unmount(self, folder: Path) -> None:
-        checked(["nsenter", "-t", str(self.init), "-m", "--", "umount", "-l", str(folder)])
+        checked(self.command(["umount", "-l", str(folder)]))
 
 
 class Host(Namespace):
