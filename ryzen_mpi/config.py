@@ -44,12 +44,20 @@ class Distributed(Section):
     """Port of the store; 0 lets the kernel choose a free one."""
     interface: str | None = None
     """Network interface for the collectives; chosen and shown when absent."""
+    interfaces: Paths = ()
+    """Several in order of preference, in place of `interface`: the first that works between all nodes is taken."""
     arena: bool = True
     """With backend mpi: gradients lie in memory the ranks of a node share, and are added up there without a copy."""
     timeout_s: PositiveFloat = 15.0
     """A collective that does not end in this time ends the job with an error."""
     min_processes: Positive = 1
     """Fewer processes than this are refused."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_interfaces(self) -> Distributed:
+        if self.interface and self.interfaces:
+            raise ValueError("interface and interfaces exclude one another: give one of them")
+        return self
 
 
 class Training(Section):

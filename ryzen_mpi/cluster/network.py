@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,57 @@ def local_interfaces() -> list[dict[str, Any]]:
                     {"name": name, "address": item.address, "network": str(network), "speed": max(0, stats[name].speed)}
                 )
     return found
+
+
+def interfaces_without_carrier() -> list[str]:
+    """Names of this node's interfaces that exist and are down, or have no carrier. Local."""
+    import psutil
+
+    return [name for name, stats in psutil.net_if_stats().items() if not stats.isup]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What one rank has: its node's name, its interfaces that are up (`local_interfaces`) and names of those not."""
+
+    hostname: str
+    up: Sequence[Mapping[str, Any]]
+    down: Sequence[str]
+
+
+def problem_of(name: str, everyone: Sequence[Ends]) -> str | None:
+    """Why interface `name` cannot serve all ranks ("no carrier on node2"), or None where it may. Pure."""
+    problems = {}
+    for ends in everyone:
+        if not any(item["name"] == name for item in ends.up):
+            problems[ends.hostname] = "no carrier" if name in ends.down else "none of that name, or without an address,"
+    return ", ".join(f"{problem} on {host}" for host, problem in problems.items()) or None
+
+
+def choose_preferred(
+    names: Sequence[str], everyone: Sequence[Ends], rank: int, meets: Callable[[str], str | None]
+) -> Interface:
+    """The first of `names` that all ranks have up and over which they meet; those passed over are in the reason.
+
+    `meets`: tells why the nodes do not reach one another over an interface that is up, or None; called in the same
+    order, with the same names, on all ranks. Raises UserError where none works.
+    """
+    passed: list[str] = []
+    for name in names:
+        problem = problem_of(name, everyone) or meets(name)
+        if problem is None:
+            reason = "; ".join(passed) or "the first of distributed.interfaces"
+            return Interface(name, address_of(name, everyone[rank]), reason)
+        passed.append(f"{name}: {problem}")
+    raise UserError(
+        f"no interface of distributed.interfaces works: {'; '.join(passed)}",
+        f"interfaces that are up on rank 0: {', '.join(sorted({item['name'] for item in everyone[0].up}))}",
+    )
+
+
+def address_of(name: str, ends: Ends) -> str:
+    """The first address of interface `name`, which must be up."""
+    return next(item["address"] for item in ends.up if item["name"] == name)
 
 
 def choose(

@@ -8,9 +8,10 @@ others over the start-up exchange.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,9 @@ from ryzen_mpi.comm.creation import create_group
 from ryzen_mpi.comm.region import kernel_name
 from ryzen_mpi.config import Distributed
 from ryzen_mpi.errors import UserError
+
+MEETING_S = 2.0
+"""How long a node may take to reach rank 0's over an interface that is up."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def choose_backend(backend: str, world: World) -> tuple[str, str]:
 
 def choose_interface(world: World, settings: Distributed) -> network.Interface:
     """The interface of this rank. Collective. Raises UserError, on every rank alike, where there is none."""
+    if settings.interfaces:
+        return _preferred_interface(world, settings.interfaces)
     everyone = world.exchange.allgather(network.local_interfaces())
     wanted = network.wanted_interface(settings.interface)
     try:
@@ -108,6 +114,44 @@ def choose_interface(world: World, settings: Distributed) -> network.Interface:
         answer, failure = None, error
     fail_together(world.exchange, failure)
     return answer
+
+
+def _preferred_interface(world: World, names: Sequence[str]) -> network.Interface:
+    mine = [world.hostname, network.local_interfaces(), network.interfaces_without_carrier()]
+    everyone = [network.Ends(*ends) for ends in world.exchange.allgather(mine)]
+
+    def meets(name: str) -> str | None:
+        if world.nodes == 1:
+            return None
+        addresses = [network.address_of(name, ends) for ends in everyone]
+        return _meeting_problem(world, addresses)
+
+    return network.choose_preferred(names, everyone, world.rank, meets)
+
+
+def _meeting_problem(world: World, addresses: Sequence[str]) -> str | None:
+    """Why some node does not reach rank 0's over `addresses` (one a rank), or None. Collective; all get the same."""
+    listener, door = None, None
+    if world.is_leader:
+        with contextlib.suppress(OSError):  # the address went between looking and listening
+            listener = socket.create_server((addresses[0], 0), backlog=1024)
+            door = listener.getsockname()[1]
+    door = world.exchange.broadcast(door)
+    problem = None
+    if door is None:
+        problem = f"{addresses[0]} on {world.hostname} cannot be listened on" if world.is_leader else None
+    elif world.local_rank == 0:
+        try:  # from our own end, or a route by another interface would be found good
+            connection = socket.create_connection(
+                (addresses[0], door), timeout=MEETING_S, source_address=(addresses[world.rank], 0)
+            )
+            connection.close()
+        except OSError as error:
+            problem = f"{world.hostname} does not reach {addresses[0]} ({error.strerror or error})"
+    problems = [told for told in world.exchange.allgather(problem) if told]
+    if listener is not None:
+        listener.close()
+    return ", ".join(problems) or None
 
 
 def open_store(world: World, settings: Distributed, interface: network.Interface) -> tuple[dist.TCPStore, str]:

@@ -28,18 +28,18 @@ _RECORDS = {"step": StepRecord, "evaluation": EvaluationRecord}
 _RECORDS_DATASET = "ryzen_mpi.metrics"
 
 
-def event_file(directory: Path, rank: int) -> Path:
-    """The event log of rank `rank` in a run's `events` directory."""
-    return Path(directory) / f"rank-{rank:04d}.jsonl"
+def event_file(directory: Path, writer: int | str) -> Path:
+    """The event log of a rank, or of a process with another name, in a run's `events` directory."""
+    return Path(directory) / (f"rank-{writer:04d}.jsonl" if isinstance(writer, int) else f"{writer}.jsonl")
 
 
 class EventLog:
-    """Appends events to `directory/rank-NNNN.jsonl`. Local; every rank has its own. A Sink for records on rank 0.
+    """Appends events to `directory/rank-NNNN.jsonl`. Local; every process has its own. A Sink for records on rank 0.
 
     Args:
         directory: the run's `events` directory; made where it is missing.
-        rank: this rank; names the file.
-        labels: fixed fields of every line (jobid, run, node), kept under `labels` beside the rank.
+        writer: this rank, or the name of a process that is none ("supervisor"); names the file.
+        labels: fixed fields of every line (jobid, run, node), kept under `labels` beside the rank, if any.
         report: told once when lines cannot be written.
 
     Raises UserError where the file cannot be opened.
@@ -48,15 +48,16 @@ class EventLog:
     def __init__(
         self,
         directory: Path,
-        rank: int,
+        writer: int | str,
         labels: Mapping[str, object] | None = None,
         report: Callable[[str], None] = to_stderr,
     ) -> None:
-        self.path = event_file(directory, rank)
+        self.path = event_file(directory, writer)
         self._report = report
         self._lost = 0
         self._handler = _open(self.path)
-        labels = {"rank": str(rank)} | {name: str(value) for name, value in (labels or {}).items()}
+        rank = {"rank": str(writer)} if isinstance(writer, int) else {}
+        labels = rank | {name: str(value) for name, value in (labels or {}).items()}
         extra = {"service.name": "ryzen_mpi", "labels": labels}
         self._handler.setFormatter(_Formatter(extra=extra, exclude_fields=_EXCLUDED))
         # Not from getLogger(): loggers made there are global, and two runs in one process would share them.

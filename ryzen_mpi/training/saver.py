@@ -15,7 +15,7 @@ class Saver:
     """Saves a training step's state into a run directory, in the background. Rank 0.
 
     One write may fail (a disk that is full for an hour): it is told, the checkpoints before it stay, and the next save
-    tries again. That one is waited for, and where it fails too, so does the run; as it does where the last one fails.
+    tries again, as does close(). That one is waited for, and where it fails too, so does the run.
 
     Args:
         report: is told why a write failed, and at which step.
@@ -68,7 +68,8 @@ class Saver:
         try:
             self.writer.wait()
         except UserError as error:
-            self.report(error, self._submitted)
+            if not isinstance(error, Fenced):  # that one is not tried again
+                self.report(error, self._submitted)
             self._failure, self._submitted = error, self.on_disk
 
 

@@ -6,8 +6,13 @@ kill:R@K     rank R kills itself in step K
 stop:R@K     rank R is sent SIGUSR1 before step K
 spoil:R@K    rank R puts a file where the checkpoints were, before step K
 early:R      rank R raises before it trains at all
+evaluate:R@K rank R is sent SIGUSR1 in the evaluation after step K
+writing:K    rank 0 is sent SIGUSR1 while step K's checkpoint is written, which takes a second longer
+full:K,L,..  the disk is full when the checkpoints of steps K, L, ... are written
+data:S       preparing the data takes S seconds longer
 """
 
+import errno
 import os
 import runpy
 import shutil
@@ -16,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+from ryzen_mpi.training import checkpoint
 from ryzen_mpi.training.step import TrainingStep
 
 PLANTED = dict(item.split(":") for item in os.environ["PLANTED"].split())
@@ -43,7 +49,35 @@ def run(self: TrainingStep, stop: int = 0):
     return original(self, stop)
 
 
+def evaluate(self: TrainingStep, beat=lambda: None):
+    if PLANTED["evaluate"] == f"{self.rank}@{self.progress.step}":
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return original_evaluate(self, beat)
+
+
+def write_checkpoint(directory, step, *rest):
+    if PLANTED.get("writing") == str(step):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(1)
+    if str(step) in PLANTED.get("full", "").split(","):
+        raise OSError(errno.ENOSPC, "planted: no space")
+    return original_write(directory, step, *rest)
+
+
+def prepare_source(*arguments):
+    Path(sys.argv[sys.argv.index("--run-dir") + 1], "preparing").touch()
+    time.sleep(float(PLANTED["data"]))
+    return original_prepare(*arguments)
+
+
 TrainingStep.run = run
+if "evaluate" in PLANTED:
+    original_evaluate, TrainingStep.evaluate = TrainingStep.evaluate, evaluate
+if "data" in PLANTED:
+    from ryzen_mpi.data import choose
+
+    original_prepare, choose.prepare_source = choose.prepare_source, prepare_source
+original_write, checkpoint.write_checkpoint = checkpoint.write_checkpoint, write_checkpoint
 if "early" in PLANTED:
     from ryzen_mpi import startup
 

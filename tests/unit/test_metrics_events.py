@@ -143,3 +143,11 @@ def test_what_cannot_be_opened_is_a_user_error(tmp_path):
         EventLog(tmp_path / "file", 0)
     with pytest.raises(UserError, match="cannot be read"):
         list(read_events(tmp_path / "none.jsonl"))
+
+
+def test_a_process_that_is_no_rank_has_a_log_under_its_name(tmp_path):
+    log = EventLog(tmp_path, "supervisor", {"run": "r1"})
+    log.event("attempt", "attempt 1", epoch=1)
+    log.close()
+    (event,) = read_events(tmp_path / "supervisor.jsonl")
+    assert event["labels"] == {"run": "r1"} and event["ryzen"] == {"epoch": 1}

@@ -6,7 +6,15 @@ import ipaddress
 
 import pytest
 
-from ryzen_mpi.cluster.network import choose, local_interfaces, wanted_interface
+from ryzen_mpi.cluster.network import (
+    Ends,
+    choose,
+    choose_preferred,
+    interfaces_without_carrier,
+    local_interfaces,
+    problem_of,
+    wanted_interface,
+)
 from ryzen_mpi.errors import UserError
 
 
@@ -92,6 +100,48 @@ def test_the_setting_wins_over_the_variable(monkeypatch):
     assert wanted_interface(None) == "eth9"
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
     assert wanted_interface(None) is None
+
+
+TWO_NODES = [
+    Ends("node1", [LOOPBACK, port("ib0", "10.1.0.1"), port("eth0", "10.0.0.1")], []),
+    Ends("node2", [LOOPBACK, port("eth0", "10.0.0.2")], ["ib0", "eth7"]),
+]
+
+
+def test_an_interface_serves_where_all_ranks_have_it_up():
+    assert problem_of("eth0", TWO_NODES) is None
+    assert problem_of("ib0", TWO_NODES) == "no carrier on node2"
+    assert problem_of("eth7", TWO_NODES).startswith("none of that name, or without an address, on node1, no carrier on")
+
+
+def test_the_first_preferred_interface_that_works_is_taken_and_the_others_told():
+    for rank, address in enumerate(("10.0.0.1", "10.0.0.2")):
+        taken = choose_preferred(["ib0", "eth0"], TWO_NODES, rank, lambda name: None)
+        assert (taken.name, taken.address, taken.reason) == ("eth0", address, "ib0: no carrier on node2")
+    assert choose_preferred(["eth0", "ib0"], TWO_NODES, 0, lambda name: None).reason.startswith("the first")
+
+
+def test_an_interface_that_is_up_and_reaches_nobody_is_passed_over():
+    ends = [TWO_NODES[0], Ends("node2", [port("ib0", "10.1.0.2"), port("eth0", "10.0.0.2")], [])]
+    asked = []
+
+    def meets(name: str) -> str | None:
+        asked.append(name)
+        return "node2 does not reach 10.1.0.1 (timed out)" if name == "ib0" else None
+
+    taken = choose_preferred(["ib1", "ib0", "eth0"], ends, 1, meets)
+    assert taken.name == "eth0" and asked == ["ib0", "eth0"]
+    assert "ib1: none of that name" in taken.reason and "ib0: node2 does not reach" in taken.reason
+
+
+def test_where_none_of_the_preferred_interfaces_works_each_is_told_with_its_reason():
+    with pytest.raises(UserError, match=r"ib0: no carrier on node2; eth0: cut") as caught:
+        choose_preferred(["ib0", "eth0"], TWO_NODES, 0, lambda name: "cut")
+    assert caught.value.hint == "interfaces that are up on rank 0: eth0, ib0, lo"
+
+
+def test_this_machines_loopback_has_a_carrier():
+    assert "lo" not in interfaces_without_carrier()
 
 
 def test_this_machine_has_a_loopback_that_is_up():
