@@ -17,50 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REPO = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+REPO = HERE.parents[1]
 NETWORKS = {"eth0": "10.77.0", "ib0": "10.78.0"}
 """Interface and first three numbers of the addresses. Slurm talks over eth0."""
 
 HOSTS = {"ctl": 10, "node1": 11, "node2": 12, "node3": 13, "node4": 14}
 """Name and last number of the addresses."""
-
-# Bash as init collects the orphans it inherits, while it waits in `read`. What lies under /tmp and must stay visible
-# (a checkout made there, its Python) is put aside before the private /tmp covers it.
-INIT = r"""
-set -e
-folder=$1 name=$2; shift 2
-cd /
-hostname "$name"
-mount -t tmpfs -o mode=755 tmpfs /run
-bind() { if [[ -e $1 ]]; then mkdir -p "$2"; mount --rbind "$1" "$2"; fi; }
-keep() { for path in "$@"; do bind "$path" "/run/keep$path"; done; }
-back() { for path in "$@"; do bind "/run/keep$path" "$path"; done; }
-keep "$@" /sys/fs/cgroup
-mount -t sysfs sysfs /sys
-mount -t tmpfs -o mode=1777 tmpfs /tmp
-mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-back "$@" /sys/fs/cgroup
-mount --bind "$folder/etc/hosts" /etc/hosts
-mount --bind "$folder/etc/slurm" /etc/slurm
-echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
-mkfifo /run/never
-exec 3<>/run/never
-echo ready
-while :; do read -r -u 3 || :; done
-"""
-
-# The switch holds the mount namespace from which the hosts' are made: what it mounts in the lab's folder they all see.
-SWITCH_INIT = r"""
-set -e
-cd /
-mount --bind "$1" "$1"
-mount --make-shared "$1"
-mount -t tmpfs -o mode=755 tmpfs /run
-mkfifo /run/never
-exec 3<>/run/never
-echo ready
-while :; do read -r -u 3 || :; done
-"""
 
 
 class LabError(Exception):
@@ -92,7 +55,7 @@ class Namespace:
     def _start(self, enter: Sequence[str], kinds: Sequence[str], script: str, *words: str) -> None:
         # The death signal goes out when the thread that started the holder ends: hosts are made in the main thread.
         command = ["setpriv", "--pdeathsig", "KILL", "--", *enter, "unshare", *kinds, "--pid", "--fork"]
-        command += ["--mount-proc", "--kill-child", "bash", "-c", script, f"lab-{self.name}", str(self.folder), *words]
+        command += ["--mount-proc", "--kill-child", "bash", str(HERE / script), str(self.folder), *words]
         self._holder = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -150,7 +113,7 @@ class Switch(Namespace):
         super().__init__("switch", folder)
 
     def start(self) -> None:
-        self._start([], ["--net", "--uts", "--mount", "--ipc"], SWITCH_INIT)
+        self._start([], ["--net", "--uts", "--mount", "--ipc"], "switch.sh")
         self.ip(f"link add name {network} up type bridge" for network in NETWORKS)
 
     def ip(self, lines: object) -> None:
@@ -194,10 +157,10 @@ class Host(Namespace):
 
     def start(self) -> None:
         """Boots: namespaces, then cables. Hardware addresses stay those from before, as others remember them."""
-        kept = [path for path in {str(REPO), sys.prefix, sys.base_prefix} if path.startswith(("/tmp/", "/run/"))]
+        kept = [path for path in {str(REPO), sys.prefix, sys.base_prefix} if path.startswith("/tmp/")]
         enter = ["nsenter", "-t", str(self.switch.init), "-m", "--"]
         kinds = ["--net", "--uts", "--mount", "--propagation", "slave", "--ipc"]
-        self._start(enter, kinds, INIT, self.name, *kept)
+        self._start(enter, kinds, "host.sh", self.name, *kept)
         for number, network in enumerate(NETWORKS):
             port, hardware = f"{self.name}-{network}", f"02:77:00:00:0{number}:{HOSTS[self.name]}"
             with contextlib.suppress(LabError):  # a dead host's port goes by itself, some time

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from tests.lab.hosts import HOSTS, NETWORKS, Host, LabError, checked
 
 NODES = [name for name in HOSTS if name != "ctl"]
 DAEMONS = {"munged", "slurmd", "slurmctld", "slurmscriptd"}
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "OUT_OF_MEMORY")
+"""The states in which a job is over, unless it is requeued."""
 
 # cred_expire: a requeued job waits that long plus a second before it may start again (else two minutes).
 # MinJobAge: jobs that ended stay to be looked at. CPUs: more than the machine has, hence config_overrides.
@@ -134,9 +139,11 @@ def expand(nodes: str) -> list[str]:
 
 
 def node_states(host: Host) -> dict[str, str]:
-    """State of each node in Slurm's words: IDLE, DOWN*, IDLE+DRAIN, …; LabError where slurmctld is mute."""
-    text = checked(host.command(["scontrol", "show", "node", "-o"]))
-    return dict(re.findall(r"NodeName=(\S+) .*? State=(\S+)", text))
+    """State of each node in Slurm's words (IDLE, DOWN*, IDLE+DRAIN), asked on `host`; none where slurmctld is mute."""
+    with contextlib.suppress(LabError, subprocess.TimeoutExpired):
+        text = checked(host.command(["scontrol", "show", "node", "-o"]))
+        return dict(re.findall(r"NodeName=(\S+) .*? State=(\S+)", text))
+    return {}
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float, what: str, pause_s: float = 0.1) -> None:

@@ -17,8 +17,10 @@ from tests.lab.cluster import Cluster, inner_pid
 from tests.lab.hosts import LabError, state_of
 from tests.lab.leftovers import BASE
 from tests.lab.probes import bits_per_s, datagrams_lost, hears, write_error
-from tests.lab.slurm import daemon, expand, node_states
+from tests.lab.slurm import daemon, expand, node_states, wait_until
 
+# Slurm's PMIx offers munge first, which the wheel's Open MPI does not have and complains of.
+QUIET = {"PMIX_MCA_psec": "native", "OMPI_MCA_osc": "^ucx"}
 SPIN = [sys.executable, "-IS", "-c", "while True: pass"]
 
 
@@ -40,12 +42,9 @@ def test_a_job_runs_on_all_four_nodes(lab):
 def test_ranks_started_by_srun_find_each_other_through_pmix(lab):
     program = "from mpi4py import MPI; print(MPI.COMM_WORLD.size, MPI.Get_processor_name())"
     script = f"#!/bin/bash\nsrun --mpi=pmix {sys.executable} -c '{program}'"
-    job = lab.sbatch(script, options=["--nodes=2", "--ntasks-per-node=1"], env=AS_ROOT)
+    job = lab.sbatch(script, options=["--nodes=2", "--ntasks-per-node=1"], env=QUIET)
     said = lab.wait_job(job).state, (lab.shared / f"slurm-{job}.out").read_text()
     assert said[0] == "COMPLETED" and sorted(said[1].splitlines()) == ["2 node1", "2 node2"], said
-
-
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_osc": "^ucx"}
 
 
 def test_an_urgent_job_preempts_one_of_the_main_partition(lab):
@@ -85,7 +84,7 @@ def test_what_a_job_leaves_behind_is_named_and_can_be_killed(lab):
 def test_a_job_that_ends_otherwise_is_told(lab):
     job = lab.sbatch("#!/bin/bash\nexit 3")
     with pytest.raises(LabError, match=f"job {job} is FAILED .NonZeroExitCode. on"):
-        lab.wait_job(job, "COMPLETED", 5)
+        lab.wait_job(job, "COMPLETED", 60)
 
 
 def test_a_lab_whose_process_is_killed_leaves_only_a_folder_that_the_next_one_removes(lab):
@@ -97,7 +96,7 @@ def test_a_lab_whose_process_is_killed_leaves_only_a_folder_that_the_next_one_re
     folder = Path(other.stdout.readline().strip())
     other.kill()
     other.communicate()
-    faults._until(lambda: not commands_with(str(folder)), "its hosts live on")
+    wait_until(lambda: not commands_with(str(folder)), 10, "its hosts to die")
     assert folder.is_dir() and folder.parent == BASE
     with Cluster():  # beside the one under test
         assert not folder.exists()
@@ -151,8 +150,8 @@ def test_slow_rank(lab):
 def test_host_death(lab):
     job = lab.sbatch("#!/bin/bash\nexec sleep 600", options=["--nodelist=node2"])
     lab.wait_job(job, "RUNNING", 30)
+    wait_until(lambda: lab.find("node2", "sleep", "600"), 10, "the job's program")
     pids = lab.find("node2", "sleep", "600")
-    assert pids
     with faults.host_death(lab, "node2"):
         assert lab.processes("node2") == [] and all(state_of(pid) == "X" for pid in pids)
     assert hears(lab, "node2", "ctl") and hears(lab, "ctl", "node2")
