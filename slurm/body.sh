@@ -45,6 +45,11 @@ done
 [[ -r $repo/env/modules.sh ]] && source "$repo/env/modules.sh"
 echo "phase $phase, job $SLURM_JOB_ID${SLURM_RESTART_COUNT:+, restart $SLURM_RESTART_COUNT}:"\
     "$ranks_per_node ranks a node on ${SLURM_JOB_NODELIST-$nodes nodes}, run directory $run"
+if ((nodes > 1)); then
+    # Quiet, because it is always killed: by the end of the job.
+    srun --overlap --no-kill --nodes=$((nodes - 1)) --ntasks=$((nodes - 1)) --ntasks-per-node=1 --relative=1 --mpi=none \
+        --cpu-bind=none --input=none --quiet bash "$repo/slurm/watch_first_node.sh" "$SLURM_JOB_ID" >/dev/null 2>&1 &
+fi
 exec "$repo/env/run" python -m ryzen_mpi.supervise \
     --nodes "$nodes" --ranks-per-node "$ranks_per_node" --run-dir "$run" -- \
     auto python -m ryzen_mpi.train --run-dir "$run" "${training[@]}"

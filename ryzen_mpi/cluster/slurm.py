@@ -66,9 +66,9 @@ class _Answer:
         """Why it failed, in the command's own words."""
         if _NO_CONTROLLER.search(self.errors):
             return CONTROLLER_AWAY
-        lines = [_PREFIX.sub("", line).strip() for line in self.errors.splitlines() if line.strip()]
         if self.code is None:
-            return f"no answer in time{f' ({lines[-1]})' if lines else ''}"
+            return "no answer in time"
+        lines = [_PREFIX.sub("", line).strip() for line in self.errors.splitlines() if line.strip()]
         return lines[0] if lines else f"exit code {self.code}"
 
 
@@ -95,7 +95,7 @@ def allocation(environment: Mapping[str, str] | None = None) -> Allocation | Non
 def answering_nodes(allocation: Allocation, nodes: Iterable[str], timeout_s: float) -> dict[str, str | None]:
     """Which of `nodes` start a program now: None if one does, else why not, after `timeout_s` a node at most.
 
-    All are asked at once. Raises ControllerLost where a node was silent because Slurm's controller is, and UserError.
+    All are asked at once. Raises ControllerLost where the fault may be the controller's and no node's, and UserError.
     """
     names = list(dict.fromkeys(nodes))
     with ThreadPoolExecutor(max(1, len(names))) as threads:
@@ -104,6 +104,10 @@ def answering_nodes(allocation: Allocation, nodes: Iterable[str], timeout_s: flo
     # srun waits for the controller longer than we wait for srun: silence may be that
     if CONTROLLER_AWAY in reasons.values() or any(a.code is None for a in answers) and not controller_answers():
         raise ControllerLost(CONTROLLER_AWAY)
+    # For seconds after its start the controller refuses everything ("Memory required by task is not available"). Where
+    # it does not refuse all, an unknown node is one that was lost while the controller was away.
+    if None not in reasons.values() and any(node_state(name) == "unknown" for name in names):
+        raise ControllerLost("Slurm's controller has just started and does not know its nodes yet")
     return reasons
 
 

@@ -85,6 +85,7 @@ def test_nodes_that_slurm_does_not_know_are_a_user_error(commands):
 def test_every_node_is_asked_and_a_failure_has_its_reason(commands):
     commands(
         scontrol=SCONTROL,
+        sinfo="echo down",
         srun="""
 case "$*" in
     *nodelist=b*) echo "srun: error: Unable to create step for job 7: Requested node not available" >&2; exit 1 ;;
@@ -132,6 +133,17 @@ def test_a_controller_that_is_away_is_told_from_a_node_that_is(commands, said):
     commands(srun=f"case $* in *nodelist=a*) echo '{said}' >&2; exit 1 ;; esac")
     with pytest.raises(ControllerLost):
         slurm.answering_nodes(JOB, ["a", "b"], 30)
+
+
+def test_a_controller_that_has_just_started_refuses_what_it_does_not_know_yet(commands):
+    refusal = "srun: error: Unable to create step for job 7: Memory required by task is not available"
+    commands(srun=f"case $* in *nodelist=b*) echo '{refusal}' >&2; exit 1 ;; esac", sinfo="echo unknown")
+    with pytest.raises(ControllerLost, match="just started"):
+        slurm.answering_nodes(JOB, ["b"], 30)
+    reasons = slurm.answering_nodes(JOB, ["a", "b"], 30)  # b has been lost since
+    assert reasons["a"] is None and reasons["b"].endswith("Memory required by task is not available")
+    commands(sinfo="echo 'down*'")
+    assert slurm.answering_nodes(JOB, ["b"], 30)["b"].endswith("Memory required by task is not available")
 
 
 def test_silence_is_the_controllers_fault_when_it_is_down(commands):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ class Cluster:
         for name in ("bin", "spool", "home"):
             (folder / name).mkdir()
         self.write(self.checkout / "env/run", STUB)
+        self.write(folder / "bin/srun", f'#!/bin/sh\nprintf "%s\\n" "$@" >"{folder}/watched"\n')
 
     def write(self, path: Path, text: str) -> None:
         path.write_text(text)
@@ -165,6 +167,47 @@ def test_outside_slurm_it_says_what_to_type(cluster):
     done = cluster.run(cluster.checkout / "slurm/phase2a.sh")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "not inside a Slurm job: sbatch slurm/phase2a.sh" in done.stderr and "env/run mpirun -np 4" in done.stderr
+
+
+def test_all_nodes_but_the_first_watch_the_first(cluster):
+    assert started(cluster.batch("2c"))
+    wait_for(cluster.folder / "watched")
+    words = (cluster.folder / "watched").read_text().splitlines()
+    assert {"--relative=1", "--nodes=3", "--ntasks=3", "--overlap", "--no-kill"} < set(words)
+    assert words[-3:] == ["bash", str(cluster.checkout / "slurm/watch_first_node.sh"), "7"]
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 30
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("facts", "requeued"),
+    [
+        ("JobId=7 NodeList=n[1-3] BatchHost=n1 NumNodes=3", False),
+        ("JobId=7 ReqNodeList=n9 NodeList=n[2-3] BatchHost=n1 NumNodes=2", True),
+        ("JobId=7 JobState=PENDING NodeList=(null) NumNodes=3", False),
+        ("", False),  # the controller does not answer
+    ],
+)
+def test_a_job_that_lost_its_first_node_is_queued_again(cluster, facts, requeued):
+    scontrol = f"""#!/bin/sh
+case "$*" in
+    "--oneliner show job 7") [ -n "{facts}" ] && echo "{facts}" ;;
+    "show hostnames n[1-3]") printf 'n1\\nn2\\nn3\\n' ;;
+    "show hostnames n[2-3]") printf 'n2\\nn3\\n' ;;
+    *) echo "$*" >>"{cluster.folder}/asked" ;;
+esac
+"""
+    cluster.write(cluster.folder / "bin/scontrol", scontrol)
+    once = f'#!/bin/sh\n[ ! -e "{cluster.folder}/slept" ] && touch "{cluster.folder}/slept"\n'
+    cluster.write(cluster.folder / "bin/sleep", once)
+    cluster.run(cluster.checkout / "slurm/watch_first_node.sh", "7")
+    asked = cluster.folder / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if requeued else "")
 
 
 def modules(cluster: Cluster, listed: str) -> None:

@@ -16,7 +16,8 @@
 #SBATCH --partition=debug
 # --exclusive and --mem=0: all cores and memory; every rank is bound to the cores of one NUMA domain, 4 or more.
 # --signal: 600 s before the limit the job saves; --requeue: then it goes on where it was.
-# --no-kill: when a node is lost the job keeps the others, and the supervisor goes on there.
+# --no-kill: when a node is lost the job keeps the others, and the supervisor goes on there. (Should it be the first
+# node, where the supervisor runs, watch_first_node.sh has the job queued again.)
 
 # Slurm runs a copy of this file in a spool folder, and knows where the file itself lies.
 here=$(dirname -- "$0")
