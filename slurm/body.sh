@@ -46,9 +46,10 @@ done
 echo "phase $phase, job $SLURM_JOB_ID${SLURM_RESTART_COUNT:+, restart $SLURM_RESTART_COUNT}:"\
     "$ranks_per_node ranks a node on ${SLURM_JOB_NODELIST-$nodes nodes}, run directory $run"
 if ((nodes > 1)); then
-    # Quiet, because it is always killed: by the end of the job.
-    srun --overlap --no-kill --nodes=$((nodes - 1)) --ntasks=$((nodes - 1)) --ntasks-per-node=1 --relative=1 --mpi=none \
-        --cpu-bind=none --input=none --quiet bash "$repo/slurm/watch_first_node.sh" "$SLURM_JOB_ID" >/dev/null 2>&1 &
+    # In a subshell, so that it is no child of the supervisor, which ends all its children when an attempt is over.
+    # Without output, because it is always killed: when the job ends.
+    (srun --overlap --no-kill --nodes=$((nodes - 1)) --ntasks=$((nodes - 1)) --ntasks-per-node=1 --relative=1 --mpi=none \
+        --cpu-bind=none --input=none bash "$repo/slurm/watch_first_node.sh" "$SLURM_JOB_ID" >/dev/null 2>&1 &)
 fi
 exec "$repo/env/run" python -m ryzen_mpi.supervise \
     --nodes "$nodes" --ranks-per-node "$ranks_per_node" --run-dir "$run" -- \

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ryzen_mpi.errors import UserError
 
 CONTROLLER_AWAY = "Slurm's controller does not answer"
-"""The reason where it is that, and no node's fault."""
+"""The reason where it may be that, and no node's fault: ask again later."""
 
 QUESTION_TIMEOUT_S = 15.0
 """For questions to the controller: it may be restarting, and Slurm's own commands try for some seconds."""
@@ -29,10 +29,6 @@ _NO_CONTROLLER = re.compile(
     re.IGNORECASE,
 )
 _PREFIX = re.compile(r"^\S+: (error|fatal|warning): ")
-
-
-class ControllerLost(RuntimeError):
-    """Nobody can say anything about the nodes now: ask again later."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +91,18 @@ def allocation(environment: Mapping[str, str] | None = None) -> Allocation | Non
 def answering_nodes(allocation: Allocation, nodes: Iterable[str], timeout_s: float) -> dict[str, str | None]:
     """Which of `nodes` start a program now: None if one does, else why not, after `timeout_s` a node at most.
 
-    All are asked at once. Raises ControllerLost where the fault may be the controller's and no node's, and UserError.
+    All are asked at once. `CONTROLLER_AWAY` for all that failed where it may be no node's fault. Raises UserError.
     """
     names = list(dict.fromkeys(nodes))
     with ThreadPoolExecutor(max(1, len(names))) as threads:
         answers = list(threads.map(lambda name: _ask(_probe(allocation, name), timeout_s), names))
     reasons = {name: None if a.code == 0 else a.reason() for name, a in zip(names, answers, strict=True)}
     # srun waits for the controller longer than we wait for srun: silence may be that
-    if CONTROLLER_AWAY in reasons.values() or any(a.code is None for a in answers) and not controller_answers():
-        raise ControllerLost(CONTROLLER_AWAY)
+    away = CONTROLLER_AWAY in reasons.values() or any(a.code is None for a in answers) and not controller_answers()
     # For seconds after its start the controller refuses everything ("Memory required by task is not available"). Where
     # it does not refuse all, an unknown node is one that was lost while the controller was away.
-    if None not in reasons.values() and any(node_state(name) == "unknown" for name in names):
-        raise ControllerLost("Slurm's controller has just started and does not know its nodes yet")
+    if away or None not in reasons.values() and any(node_state(name) == "unknown" for name in names):
+        return {name: reason and CONTROLLER_AWAY for name, reason in reasons.items()}
     return reasons
 
 
