@@ -23,8 +23,8 @@ ENDS = ("complete", "stopped", "lost", "refused", "failed")
 """How a rank says it ends: all done; saved and left when asked; another rank is gone; a UserError; an own bug."""
 
 _NAMES = PHASES + ENDS
-_NUMBERS = struct.Struct("<QqqdBxH")
-_BEATS, _STEP, _SAVED, _TRAINED, _PHASE, _LENGTH = range(6)
+_NUMBERS = struct.Struct("<QqqqdBxH")
+_BEATS, _RESUMED, _STEP, _SAVED, _TRAINED, _PHASE, _LENGTH = range(7)
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Reading:
 
     Attributes:
         beats: a counter that moves with everything the rank does.
+        resumed: step it began at; -1 before the run's progress is known.
         step: last finished step; -1 before the run's progress is known.
         saved: last step this rank knows to be on disk (rank 0's is the truth); -1 where none.
         trained_s: seconds it has spent in steps since it started.
@@ -41,6 +42,7 @@ class Reading:
     """
 
     beats: int = 0
+    resumed: int = -1
     step: int = -1
     saved: int = -1
     trained_s: float = 0.0
@@ -53,7 +55,7 @@ class Beacon:
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
-        self._values: list = [0, -1, -1, 0.0, 0, 0]
+        self._values: list = [0, -1, -1, -1, 0.0, 0, 0]
 
     def beat(
         self,
@@ -71,6 +73,8 @@ class Beacon:
         for place, value in ((_STEP, step), (_SAVED, saved), (_TRAINED, trained_s)):
             if value is not None:
                 values[place] = value
+        if step is not None and values[_RESUMED] < 0:
+            values[_RESUMED] = step
         if phase is not None:
             values[_PHASE] = _NAMES.index(phase)
         _NUMBERS.pack_into(self._memory, 0, *values)
@@ -108,6 +112,8 @@ def epoch(environment: Mapping[str, str] = os.environ) -> int | None:
 
 def read_beacon(memory: mmap.mmap) -> Reading:
     """The guard's end. A number caught half-written is read right the next time."""
-    beats, step, saved, trained_s, phase, length = _NUMBERS.unpack_from(memory, 0)
+    beats, resumed, step, saved, trained_s, phase, length = _NUMBERS.unpack_from(memory, 0)
+    if not beats:  # all zeros: nothing was said yet, not that step 0 is done
+        return Reading()
     text = memory[_NUMBERS.size : _NUMBERS.size + length].decode(errors="replace")
-    return Reading(beats, step, saved, trained_s, _NAMES[min(phase, len(_NAMES) - 1)], text)
+    return Reading(beats, resumed, step, saved, trained_s, _NAMES[min(phase, len(_NAMES) - 1)], text)

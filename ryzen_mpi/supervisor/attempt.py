@@ -35,7 +35,6 @@ class Outcome:
         end: "complete", "stopped" (on request, saved) or "fault".
         fault: what went wrong, where it did.
         others: further faults seen at the same time.
-        seen_s: seconds from the fault (as the guard's clock says) to the verdict, where they can be told.
         ended_s: seconds from the verdict to the last process' end.
         networks_lost: own addresses over which nothing was heard any more although the host was heard.
     """
@@ -43,7 +42,6 @@ class Outcome:
     end: str
     fault: Fault | None = None
     others: list[Fault] = field(default_factory=list)
-    seen_s: float | None = None
     ended_s: float = 0.0
     networks_lost: list[str] = field(default_factory=list)
 
@@ -123,12 +121,11 @@ class Attempt:
 
     def _faulty(self, faults: list[Fault]) -> Outcome:
         first, *others = faults
-        seen_s = time.time() - first.at if first.at else None
-        return Outcome("fault", first, others, seen_s, networks_lost=networks_lost(self.listener.pulses(), self.limits))
+        return Outcome("fault", first, others, networks_lost=networks_lost(self.listener.pulses(), self.limits))
 
     def _after_launcher(self) -> Outcome:
         """The launcher has ended: its exit code says nothing, the marker and the ranks' last words do."""
-        until = time.monotonic() + LAST_REPORTS_S
+        began = time.monotonic()
         while True:
             pulses, now = self.listener.pulses(), time.monotonic()
             self.track.take(pulses, self.ranks, now)
@@ -136,10 +133,11 @@ class Attempt:
                 return Outcome("complete")
             if all_said(pulses, self.ranks, "stopped") or self._all_left_when_asked(pulses):
                 return Outcome("stopped")
-            if now > until:
+            faults = judge(pulses, self.ranks, self.launched_s, now, 0.0, self.limits)
+            known = bool(faults) and faults[0].kind in AT_ONCE
+            if now - began > (SETTLE_S if known else LAST_REPORTS_S):
                 break
             time.sleep(TICK_S)
-        faults = judge(pulses, self.ranks, self.launched_s, now, 0.0, self.limits)
         return self._faulty(faults or [self._of_launcher(pulses)])
 
     def _all_left_when_asked(self, pulses: dict[int, Pulse]) -> bool:

@@ -28,6 +28,7 @@ RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID
 FIRST_ANSWER_S = 30.0
 """Seconds until the first answer: at the start of a large job all guards report at once."""
 LAST_WORDS, LAST_WORD_S = 5, 0.2
+LAUNCHER_GONE = signal.SIGHUP
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,26 +37,38 @@ def main() -> int:
     if len(sys.argv) < 4 or sys.argv[2] != "--":
         print("usage: python -m ryzen_mpi.supervisor.guard PLAN -- PROGRAM ARGUMENT...", file=sys.stderr)
         return 2
-    die_with_parent()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the launcher's daemons run shielded (launcher.py); ranks listen
     try:
         plan = Plan.read(Path(sys.argv[1]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         print(f"ryzen_mpi: the supervisor's plan {sys.argv[1]} can't be read: {error}", file=sys.stderr)
         return 2
-    return Guard(plan, _rank(), sys.argv[3:]).run()
+    front = os.getpid()
+    guard = os.fork()
+    if guard:
+        return _stand_in_front(guard)
+    die_with_parent(LAUNCHER_GONE)
+    os._exit(Guard(plan, _rank(), sys.argv[3:], front).run())
 
 
-def die_with_parent() -> None:
-    """Has the kernel kill this process when the one that started it ends, however it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Has the kernel send this process `number` when the one that started it ends, however it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _stand_in_front(guard: int) -> int:
+    """What the launcher knows as the rank: when it kills this process, the guard behind lives to tell of it."""
+    die_with_parent()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda received, _: os.kill(guard, received))
+    return os.waitstatus_to_exitcode(os.waitpid(guard, 0)[1]) & 0xFF
 
 
 class Guard:
     """One rank's process and what is known of it. Local."""
 
-    def __init__(self, plan: Plan, rank: int, program: list[str]) -> None:
-        self.plan, self.program = plan, program
+    def __init__(self, plan: Plan, rank: int, program: list[str], front: int) -> None:
+        self.plan, self.program, self.front = plan, program, front
         page = os.memfd_create("ryzen-mpi-beacon")
         os.ftruncate(page, beacon.SIZE)
         self.memory = mmap.mmap(page, beacon.SIZE)
@@ -100,13 +113,17 @@ class Guard:
                 self._hear(key.fileobj)
             if ORDERS[self.order] == "die":
                 self._end("told to")
+            elif os.getppid() != self.front:
+                self._end("its launcher ended it")
             elif time.monotonic() > self.answered + self.plan.lease_s:
                 self._end("lease lapsed")
 
     def _last_words(self, events: selectors.BaseSelector) -> None:
         """Tells how the rank ended until somebody heard it, for about a second."""
-        self.report = replace(self.report, ended=self.child.returncode, ended_at=time.time())
+        ended = time.monotonic()
         for _ in range(LAST_WORDS):
+            age_s = time.monotonic() - ended
+            self.report = replace(self.report, ended=self.child.returncode, ended_age_s=age_s)
             self._send(time.monotonic())
             number, until = self.report.number, time.monotonic() + LAST_WORD_S
             while (left := until - time.monotonic()) > 0:
@@ -128,6 +145,7 @@ class Guard:
             self.report,
             number=self.report.number + 1,
             beats=reading.beats,
+            resumed=reading.resumed,
             step=reading.step,
             saved=reading.saved,
             trained_s=reading.trained_s,
@@ -190,7 +208,8 @@ class Guard:
             end.setblocking(False)
         signal.set_wakeup_fd(theirs.fileno())
         events.register(ours, selectors.EVENT_READ)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGCHLD, LAUNCHER_GONE):
+            signal.signal(number, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, lambda received, _: self._ask_to_stop(received))
         self._wakers = ours, theirs

@@ -38,8 +38,7 @@ class Track:
         if len(pulses) == ranks and all(pulse.report.phase != "start" for pulse in pulses.values()):
             self.imported_s = self.imported_s or now
         report = pulses[0].report
-        if self.resumed < 0:
-            self.resumed = report.step
+        self.resumed = report.resumed
         self.saved = max(self.saved, report.saved)
         if report.step > max(self.step, self.resumed):
             if self.step >= 0:

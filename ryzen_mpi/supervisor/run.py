@@ -214,9 +214,10 @@ class Supervisor:
     def _close(self, attempt: Attempt, outcome: Outcome, record: Record, run: RunDirectory) -> None:
         """Nothing of the attempt runs any more: takes its staging folder away and enters it into the account."""
         self._note(attempt, record)
-        record.end, record.seen_s, record.ended_s = outcome.end, outcome.seen_s, outcome.ended_s
+        record.end, record.ended_s = outcome.end, outcome.ended_s
         if outcome.fault is not None:
-            record.cause, record.evidence = outcome.fault.kind, outcome.fault.evidence
+            fault = outcome.fault
+            record.cause, record.evidence, record.seen_s = fault.kind, fault.evidence, fault.age_s
         self._track = record.epoch, attempt.track
         self.state.ending = 0.0
         with contextlib.suppress(OSError):
@@ -254,14 +255,14 @@ class Supervisor:
         if outcome.fault is None:
             return
         fault = outcome.fault
-        seen = f", noticed after {duration_text(outcome.seen_s)}" if outcome.seen_s is not None else ""
+        seen = f", noticed after {duration_text(fault.age_s)}" if fault.age_s is not None else ""
         figures = {"epoch": record.epoch, "cause": fault.kind, "rank": fault.rank, "node": fault.host}
         others = [other.evidence for other in outcome.others]
         self.voice.say(
             "fault",
             f"{fault.kind}: {fault.evidence}{seen}; ending the attempt",
             "warning",
-            seen_s=outcome.seen_s,
+            seen_s=fault.age_s,
             others=others,
             **figures,
         )

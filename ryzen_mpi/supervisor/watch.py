@@ -45,14 +45,14 @@ class Fault:
         kind: one of KINDS.
         rank, host: where; -1 and "" where it is nobody's in particular.
         evidence: a sentence.
-        at: wall clock where the guard knows it, else 0.
+        age_s: seconds since it happened, as far as can be told; else None.
     """
 
     kind: str
     rank: int
     host: str
     evidence: str
-    at: float = 0.0
+    age_s: float | None = None
 
 
 def judge(
@@ -71,7 +71,8 @@ def judge(
     if missing and now - launched_s > limits.start_s:
         who = ", ".join(map(str, missing))
         found.append(Fault("absent", missing[0], "", f"rank {who} did not report in {limits.start_s:g} s"))
-    found.sort(key=lambda fault: (KINDS.index(fault.kind), fault.at))
+    # of several that were killed the first: its launcher kills the others
+    found.sort(key=lambda fault: (KINDS.index(fault.kind), -(fault.age_s or 0.0)))
     return [_blamed(fault, pulses) for fault in found]
 
 
@@ -83,29 +84,31 @@ def all_said(pulses: Mapping[int, Pulse], ranks: int, end: str) -> bool:
 
 def _fault_of(pulse: Pulse, now: float, step_p99_s: float, limits: Limits) -> Fault | None:
     report = pulse.report
-    where = f"rank {report.rank} on {report.host}"
+    where, silent_s = f"rank {report.rank} on {report.host}", now - pulse.heard_s
 
-    def fault(kind: str, evidence: str) -> Fault:
-        return Fault(kind, report.rank, report.host, evidence, report.ended_at)
+    def fault(kind: str, evidence: str, age_s: float | None = None) -> Fault:
+        return Fault(kind, report.rank, report.host, evidence, age_s)
 
     if report.phase in ("complete", "stopped"):
         return None
     if report.phase in ("failed", "refused", "lost"):
-        return fault(report.phase, f"{where}: {report.text}" if report.text else f"{where} {report.phase}")
+        evidence = f"{where}: {report.text}" if report.text else f"{where} {report.phase}"
+        return fault(report.phase, evidence, report.quiet_s + silent_s)
     if report.ended is not None:
-        return fault(*_ending(report, where))
-    silent_s = now - pulse.heard_s
+        return fault(*_ending(report, where), report.ended_age_s + silent_s)
     if silent_s > limits.lost_s:
-        return fault("silent", f"{where} was last heard {duration_text(silent_s)} ago, at step {report.step}")
+        return fault("silent", f"{where} was last heard {duration_text(silent_s)} ago, at step {report.step}", silent_s)
     if report.stopped_s + silent_s > limits.timeout_s and report.state in "Tt":
-        return fault("stopped", f"{where} has been stopped (state T) for {duration_text(report.stopped_s)}")
+        return fault(
+            "stopped", f"{where} has been stopped (state T) for {duration_text(report.stopped_s)}", report.stopped_s
+        )
     limit = limits.start_s
     if report.phase == "train" and step_p99_s:
         limit = max(limits.timeout_s, limits.step_factor * step_p99_s)
     if report.quiet_s > limit:
         told = f"99 % of its steps took under {duration_text(step_p99_s)}" if step_p99_s else f"limit {limit:g} s"
-        moved = duration_text(report.quiet_s)
-        return fault("hung", f"{where} has not moved for {moved} in {report.phase}, step {report.step + 1} ({told})")
+        moved = f"{where} has not moved for {duration_text(report.quiet_s)} in {report.phase}"
+        return fault("hung", f"{moved}, step {report.step + 1} ({told})", report.quiet_s)
     return None
 
 
@@ -113,6 +116,8 @@ def _ending(report: Report, where: str) -> tuple[str, str]:
     """Kind and evidence of a process that ended without a word of its own."""
     if report.why == "lease lapsed":
         return "lapsed", f"{where} ended itself: its guard did not hear the supervisor"
+    if report.why == "its launcher ended it":
+        return "launcher", f"{where} was left by what had started it, in {report.phase}, step {report.step}"
     if report.ended is not None and report.ended < 0:
         return "killed", f"{where} was killed by {_signal_name(-report.ended)} in {report.phase}, step {report.step}"
     return "exited", f"{where} ended with exit code {report.ended} in {report.phase}, without having finished"
@@ -134,8 +139,8 @@ def _blamed(fault: Fault, pulses: Mapping[int, Pulse]) -> Fault:
         return fault
     named = _NAMED.search(fault.evidence)
     if named:
-        return Fault("lost", int(named[1]), named[2], fault.evidence, fault.at)
+        return Fault("lost", int(named[1]), named[2], fault.evidence, fault.age_s)
     quiet = [p.report for p in pulses.values() if p.report.phase != "lost" and p.report.ended is None]
     if len(quiet) == 1:
-        return Fault("lost", quiet[0].rank, quiet[0].host, fault.evidence, fault.at)
-    return Fault("lost", -1, "", fault.evidence, fault.at)
+        return Fault("lost", quiet[0].rank, quiet[0].host, fault.evidence, fault.age_s)
+    return Fault("lost", -1, "", fault.evidence, fault.age_s)

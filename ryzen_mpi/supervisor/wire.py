@@ -62,14 +62,14 @@ class Report:
     Attributes:
         epoch, rank, host, pid: whose report it is; `pid` as its own host counts.
         number: of the report; 0 is the first.
-        beats, step, saved, trained_s, phase, text: of the rank's beacon (beacon.Reading).
+        beats, resumed, step, saved, trained_s, phase, text: of the rank's beacon (beacon.Reading).
         quiet_s: seconds since the beacon's `beats` moved.
         state: the kernel's letter for the process: R, S, D, T (stopped), Z.
         stopped_s: seconds it has been in state T.
         unanswered_s: seconds since the supervisor answered.
         ended: exit code, or minus the signal, of a process that ended; else None.
-        ended_at: wall clock of that, seconds; else 0.
-        why: why the guard ended it, where it did: "lease lapsed" or "told to".
+        ended_age_s: seconds since then.
+        why: why the guard ended it, where it did: "lease lapsed", "told to" or "its launcher ended it".
     """
 
     epoch: int
@@ -78,6 +78,7 @@ class Report:
     pid: int
     number: int = 0
     beats: int = 0
+    resumed: int = -1
     step: int = -1
     saved: int = -1
     trained_s: float = 0.0
@@ -88,7 +89,7 @@ class Report:
     stopped_s: float = 0.0
     unanswered_s: float = 0.0
     ended: int | None = None
-    ended_at: float = 0.0
+    ended_age_s: float = 0.0
     why: str = ""
 
 

@@ -10,7 +10,7 @@ import timeit
 
 import pytest
 
-from ryzen_mpi.beacon import ENDS, PHASES, SIZE, VARIABLE, Beacon, Reading, epoch, open_beacon, read_beacon
+from ryzen_mpi.beacon import ENDS, PHASES, SIZE, VARIABLE, Beacon, epoch, open_beacon, read_beacon
 
 
 @pytest.fixture
@@ -27,7 +27,10 @@ def test_a_beat_moves_the_counter_and_changes_only_what_is_new(memory):
     beacon.beat("train", step=7, saved=5, trained_s=1.5)
     beacon.beat(step=8)
     beacon.beat()
-    assert read_beacon(memory) == Reading(3, 8, 5, 1.5, "train", "") == beacon.reading()
+    reading = read_beacon(memory)
+    assert reading == beacon.reading()
+    assert (reading.beats, reading.step, reading.saved, reading.trained_s) == (3, 8, 5, 1.5)
+    assert (reading.phase, reading.text) == ("train", "")
 
 
 @pytest.mark.parametrize("name", PHASES)
