@@ -151,6 +151,13 @@ def run(command: Sequence[str], cwd: Path, limit_s: float = LIMIT_S, **variables
     return Job(command, cwd, **variables).wait(limit_s)
 
 
+def refused_with(job: Job, message: str) -> None:
+    """Exit code 2, the message once, no traceback, nothing on standard output."""
+    assert job.code == 2, job.said()
+    assert job.err.count("error:") == 1 and job.err.count(message) == 1, job.said()
+    assert "Traceback" not in job.err + job.out, job.said()
+
+
 # -- what is left of a run --------------------------------------------------------------------------------------------
 
 
@@ -170,3 +177,8 @@ def metrics(run_dir: Path) -> dict[str, np.ndarray]:
 def events(run_dir: Path, rank: int = 0) -> list[dict]:
     lines = (run_dir / "events" / f"rank-{rank:04d}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def of_action(run_dir: Path, rank: int, action: str) -> list[dict]:
+    """The events of one action in a rank's log."""
+    return [event for event in events(run_dir, rank) if event["event"]["action"] == action]
