@@ -13,8 +13,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-VARIABLE, EPOCH_VARIABLE = "RYZEN_MPI_BEACON", "RYZEN_MPI_EPOCH"
-"""Environment of a guarded rank: descriptor of the shared memory, number of the attempt it belongs to."""
+VARIABLE, EPOCH_VARIABLE, LAUNCHER_VARIABLE = "RYZEN_MPI_BEACON", "RYZEN_MPI_EPOCH", "RYZEN_MPI_LAUNCHER"
+"""Environment of a guarded rank: descriptor of the shared memory, number of its attempt, process that started it."""
 SIZE = 4096
 
 PHASES = ("start", "connect", "data", "restore", "train", "evaluate", "save", "leave")
@@ -108,6 +108,12 @@ def epoch(environment: Mapping[str, str] = os.environ) -> int | None:
     """The number of the supervisor's attempt this process belongs to, or None where nobody supervises."""
     value = environment.get(EPOCH_VARIABLE, "")
     return int(value) if value.isdigit() else None
+
+
+def launcher_pid(environment: Mapping[str, str] = os.environ) -> int:
+    """The process that started this rank: its parent, or that of its guard."""
+    value = environment.get(LAUNCHER_VARIABLE, "")
+    return int(value) if value.isdigit() else os.getppid()
 
 
 def read_beacon(memory: mmap.mmap) -> Reading:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ryzen_mpi.beacon import VARIABLE
+from ryzen_mpi.beacon import launcher_pid
 from ryzen_mpi.units import duration_text, rate_text
 
 LINE_EVERY_S = 10.0
@@ -29,22 +29,13 @@ def terminal_columns() -> int | None:
             return os.get_terminal_size(sys.stdout.fileno()).columns
         if not sys.stdout.isatty():
             return None
-        launcher = os.open(f"/proc/{_launcher()}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        launcher = os.open(f"/proc/{launcher_pid()}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         try:
             return os.get_terminal_size(launcher).columns
         finally:
             os.close(launcher)
     except (OSError, ValueError):
         return None
-
-
-def _launcher() -> int:
-    """Process id of what started this rank: its parent, or its guard's where it has one."""
-    parent = os.getppid()
-    if VARIABLE not in os.environ:
-        return parent
-    with open(f"/proc/{parent}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
 
 
 class Console:

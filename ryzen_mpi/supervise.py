@@ -73,7 +73,8 @@ def supervise(
     code = supervisor.run()
     setting.show(supervisor.summary(), job.run.path, code)
     if code == STOPPED and allocation is not None and (supervisor.stop == signal.SIGUSR1 or supervisor.wishes.requeue):
-        refusal = slurm.requeue(allocation)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm's, to the job that is requeued
+        refusal = supervisor.idle_problem() or slurm.requeue(allocation)
         voice.say("requeue", f"job {allocation.job_id} is requeued" if refusal is None else f"not requeued: {refusal}")
     del lock
     return code

@@ -44,6 +44,7 @@ def main() -> int:
         print(f"ryzen_mpi: the supervisor's plan {sys.argv[1]} can't be read: {error}", file=sys.stderr)
         return 2
     front = os.getpid()
+    os.environ[beacon.LAUNCHER_VARIABLE] = str(os.getppid())
     guard = os.fork()
     if guard:
         return _stand_in_front(guard)

@@ -19,10 +19,12 @@ def words(interfaces: Sequence[str], lost: Sequence[str]) -> list[str]:
 
 def environment(interfaces: Sequence[str], lost: Sequence[str]) -> dict[str, str]:
     """What Open MPI and its launcher have to be told of it."""
+    # Slurm's PMIx offers a security plug-in that Open MPI from PyPI has not, and complains of once a rank.
+    quiet = {"PMIX_MCA_psec": "native"}
     if not interfaces:
-        return {}
+        return quiet
     first = order(interfaces, lost)[0]
-    return {"OMPI_MCA_btl_tcp_if_include": first, "PRTE_MCA_oob_tcp_if_include": first}
+    return quiet | {"OMPI_MCA_btl_tcp_if_include": first, "PRTE_MCA_oob_tcp_if_include": first}
 
 
 def remember(lost: Sequence[str], addresses: Sequence[str], interfaces: Sequence[str]) -> list[str]:

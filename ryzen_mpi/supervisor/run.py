@@ -25,6 +25,7 @@ from ryzen_mpi.units import duration_text
 COMPLETE, FAILED, STOPPED = 0, 1, 75
 """Exit codes; 75 is EX_TEMPFAIL: started again, the run goes on."""
 BEAT_S = 0.5
+IDLE_REQUEUES = 1
 NOTE_S = 5.0
 """Seconds between two notes in state.json of how far an attempt is, for a supervisor that is killed."""
 
@@ -42,6 +43,7 @@ class Supervisor:
         self.state.wanted = wanted
         self.wishes = Wishes(job, self.state, voice)
         self.began, self.before_s = time.monotonic(), self.state.supervised_s
+        self.saved_before = max((r.saved for r in self.state.records), default=-1)
         self.stop = 0
         self.last = ""
         self._track: tuple[int, Track] = (0, Track())  # of the attempt that ended last
@@ -65,6 +67,23 @@ class Supervisor:
                 return code
         self.voice.say("stopped", self._how_to_go_on())
         return STOPPED
+
+    def idle_problem(self) -> str | None:
+        """Why a requeue would only go round in circles; None where it would not.
+
+        A time limit that is shorter than its own warning stops every start before it has saved anything.
+        """
+        if max((r.saved for r in self.state.records), default=-1) > self.saved_before:
+            self.state.idle_requeues = 0
+        else:
+            self.state.idle_requeues += 1
+        self.state.save(self.files.state)
+        if self.state.idle_requeues <= IDLE_REQUEUES:
+            return None
+        return (
+            f"{self.state.idle_requeues} starts in a row were stopped before they had saved a checkpoint: is the time "
+            "limit longer than the warning before it (sbatch --time, --signal)?"
+        )
 
     def summary(self) -> Summary:
         """The account so far."""

@@ -61,9 +61,7 @@ def read_job(
         command = replace(command, program=(*program, "--run-dir", str(path)))
     # The supervisor's children that lose their parent become its own: none can slip away.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    nodes: Nodes = (
-        ThisMachine() if allocation is None else SlurmNodes(allocation, lambda text: print(text, file=sys.stderr))
-    )
+    nodes: Nodes = ThisMachine() if allocation is None else SlurmNodes(allocation)
     per_node = ranks_per_node or (allocation.tasks_per_node if allocation is not None else None)
     wanted = command.ranks or (per_node * len(nodes.names) if per_node else None)
     if wanted is None:

@@ -25,6 +25,7 @@ class State:
         networks_lost: interfaces that broke, by name.
         resume: checkpoint the next attempt has to go on from, where a person chose one.
         ending: seconds after which the newest attempt's ranks are surely dead, while nobody has seen them end; else 0.
+        idle_requeues: requeues in a row by supervisors whose attempts saved nothing.
         records: the attempts, oldest first.
     """
 
@@ -36,6 +37,7 @@ class State:
     networks_lost: list[str] = field(default_factory=list)
     resume: str | None = None
     ending: float = 0.0
+    idle_requeues: int = 0
     records: list[Record] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
