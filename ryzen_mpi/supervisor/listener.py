@@ -48,6 +48,7 @@ class Listener:
         ports = [(address, link.getsockname()[1]) for address, link in self._sockets.items()]
         self.plan = Plan(epoch, new_token(), ports, beat_s, lease_s)
         self._pulses: dict[int, Pulse] = {}
+        self._numbers: dict[tuple[int, str], int] = {}
         self._order = 0
         self._lock = threading.Lock()
         self._events = selectors.DefaultSelector()
@@ -108,9 +109,10 @@ class Listener:
         now = time.monotonic()
         if pulse is None:
             pulse = self._pulses[report.rank] = Pulse(report, first_s=now)
-        if report.number < pulse.report.number:
+        if report.number < pulse.report.number or report.number <= self._numbers.get((report.rank, address), -1):
             return  # overtaken on the way, or sent again by somebody
         pulse.report = report
+        self._numbers[report.rank, address] = report.number
         pulse.heard[address], pulse.sender[address] = now, sender
         self._answer(address, sender, report.number)
 

@@ -214,9 +214,9 @@ class Supervisor:
         record.seconds = time.monotonic() - attempt.launched_s
         record.first_step_s = track.first_step_s and track.first_step_s - attempt.launched_s
         record.import_s = track.imported_s and track.imported_s - attempt.launched_s
-        earlier = self.state.records[:-1]
-        if track.resumed >= 0 and earlier and earlier[-1].step > track.resumed:
-            earlier[-1].kept_s = min(earlier[-1].kept_s, self._kept(earlier[-1], track.resumed))
+        for before in self.state.records[:-1]:  # a rollback may undo several; an attempt that never trained undoes none
+            if 0 <= track.resumed < before.step:
+                before.kept_s = min(before.kept_s, self._kept(before, track.resumed))
         if len(attempt.listener.pulses()) == attempt.ranks:
             self.state.ending = self.job.limits.lost_s + LEASE_MARGIN_S
         self.state.supervised_s = self._supervised_s()
