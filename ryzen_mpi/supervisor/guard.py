@@ -81,7 +81,7 @@ class Guard:
         self.answered = self.began + FIRST_ANSWER_S - plan.lease_s
         self.stopped_since: float | None = None
         self.sent: dict[int, float] = {}
-        self.asked = False
+        self.asked = self.met = False
 
     def run(self) -> int:
         """Until the rank has ended and the supervisor knows; returns the exit code."""
@@ -180,8 +180,9 @@ class Guard:
         # The lease runs from when the report was sent, not from when its answer came: that is what the supervisor
         # can count on without comparing clocks.
         sent = self.sent.pop(answer.get("number"), None)
-        if sent is not None:
-            self.answered = max(self.answered, sent)
+        if sent is not None:  # the first answer ends the patience of the start
+            self.answered = max(self.answered, sent) if self.met else sent
+            self.met = True
         if answer.get("order") in ORDERS:
             self.order = max(self.order, ORDERS.index(answer["order"]))
         if ORDERS[self.order] == "stop":
