@@ -8,6 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # for `tests.lab`, which is no installed package
 
+from tests.lab import results  # noqa: E402
 from tests.lab.cluster import Cluster  # noqa: E402
 from tests.lab.hosts import why_impossible  # noqa: E402
 
@@ -20,6 +21,12 @@ def cluster():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     with Cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def table():
+    """Takes a row of the lab's table of scenarios; `python -m tests.lab table` prints it."""
+    return results.row
 
 
 @pytest.fixture
