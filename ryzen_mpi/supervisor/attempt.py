@@ -95,7 +95,7 @@ class Attempt:
             faults = [fault for fault in faults if not _left_when_asked(fault)]
         if self.process.poll() is not None:
             return self._after_launcher()
-        if len(pulses) == self.ranks and all(p.report.ended is not None for p in pulses.values()):
+        if not faults and len(pulses) == self.ranks and _all_ended(pulses):
             self._wait_for_launcher()
             return self._after_launcher()
         return self._verdict(faults, now)
@@ -105,6 +105,10 @@ class Attempt:
         began = time.monotonic()
         self.listener.order("die")
         self._wait_for_launcher()
+        # a guard that is killed before it told of its rank's end costs a lease
+        patience = time.monotonic() + LAST_REPORTS_S
+        while not _all_ended(self.listener.pulses()) and time.monotonic() < patience:
+            time.sleep(TICK_S)
         kill_descendants()
         while left := self._leases(time.monotonic()):
             time.sleep(min(left, TICK_S))
@@ -164,6 +168,10 @@ class Attempt:
         lease_s = self.listener.plan.lease_s + LEASE_MARGIN_S
         alive = [p.heard_s + lease_s - now for p in self.listener.pulses().values() if p.report.ended is None]
         return max(0.0, max(alive, default=0.0))
+
+
+def _all_ended(pulses: dict[int, Pulse]) -> bool:
+    return all(pulse.report.ended is not None for pulse in pulses.values())
 
 
 def networks_lost(pulses: dict[int, Pulse], limits: Limits) -> list[str]:

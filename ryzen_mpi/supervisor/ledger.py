@@ -78,7 +78,7 @@ class Record:
         first_step_s: from the launch to the first finished step; import_s of them until all ranks were connected.
         resumed, step, saved: as Track has them.
         trained_s: seconds spent in steps.
-        kept_s: those of steps that were not trained again; until the next attempt is known, trained_s.
+        kept_s: those of steps that were saved and not trained again; while it trains, trained_s.
         end, cause, evidence: how it ended.
         seen_s, ended_s: from the fault to the verdict; from the verdict to the last process' end.
     """

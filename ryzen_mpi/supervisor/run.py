@@ -101,6 +101,8 @@ class Supervisor:
         if state.records and state.records[-1].end == "under way":
             state.records[-1].end = "left"
         state.ending = 0.0
+        for plan in self.files.folder.glob("attempt-*.json"):  # it holds a secret
+            plan.unlink(missing_ok=True)
 
     def _pause(self, seconds: float) -> bool:
         """Waits; returns whether nobody asked to stop meanwhile."""
@@ -214,6 +216,8 @@ class Supervisor:
         record.seconds = time.monotonic() - attempt.launched_s
         record.first_step_s = track.first_step_s and track.first_step_s - attempt.launched_s
         record.import_s = track.imported_s and track.imported_s - attempt.launched_s
+        if track.first_step_s is not None:  # gone back as was asked: the next attempt goes on from what this one saves
+            self.state.resume = None
         for before in self.state.records[:-1]:  # a rollback may undo several; an attempt that never trained undoes none
             if 0 <= track.resumed < before.step:
                 before.kept_s = min(before.kept_s, self._kept(before, track.resumed))
@@ -241,10 +245,12 @@ class Supervisor:
         self.state.ending = 0.0
         with contextlib.suppress(OSError):
             run.close_staging()
+            if record.resumed >= 0:  # the heartbeats tell of a checkpoint one step late
+                record.saved = max(record.saved, _newest_step(run))
+            if outcome.end == "fault":
+                record.kept_s = self._kept(record, max(record.saved, record.resumed))
             self.state.save(self.files.state)
             write_atomic(self.files.summary, json.dumps(asdict(self.summary()), indent=1) + "\n")
-        if attempt.track.first_step_s is not None:
-            self.state.resume = None
 
     def _open_fence(self, run: RunDirectory) -> None:
         """No attempt but this one can commit anything from here on. Raises UserError."""
@@ -290,3 +296,8 @@ class Supervisor:
 def _is_complete(run: RunDirectory) -> bool:
     summary = run.read_complete()
     return summary is not None and summary.get("epoch") == run.epoch
+
+
+def _newest_step(run: RunDirectory) -> int:
+    """Step of the newest checkpoint on disk, or -1."""
+    return max((int(path.name[5:]) for path in run.checkpoints.glob("step-*") if path.name[5:].isdigit()), default=-1)

@@ -10,8 +10,13 @@ evaluate:R@K rank R is sent SIGUSR1 in the evaluation after step K
 writing:K    rank 0 is sent SIGUSR1 while step K's checkpoint is written, which takes a second longer
 full:K,L,..  the disk is full when the checkpoints of steps K, L, ... are written
 data:S       preparing the data takes S seconds longer
+segv:R@K     rank R reads what is not its own in step K
+gil:R@K      rank R waits in step K, for ever, without letting the interpreter's lock go
+
+`what#E:…` is planted in the supervisor's attempt E alone.
 """
 
+import ctypes
 import errno
 import os
 import runpy
@@ -24,7 +29,12 @@ from pathlib import Path
 from ryzen_mpi.training import checkpoint
 from ryzen_mpi.training.step import TrainingStep
 
-PLANTED = dict(item.split(":") for item in os.environ["PLANTED"].split())
+PLANTED = {}
+for item in os.environ["PLANTED"].split():
+    name, _, value = item.partition(":")
+    name, _, attempt = name.partition("#")
+    if attempt in ("", os.environ.get("RYZEN_MPI_EPOCH")):
+        PLANTED[name] = value
 original = TrainingStep.run
 
 
@@ -38,6 +48,10 @@ def run(self: TrainingStep, stop: int = 0):
         raise ArithmeticError("planted: the sum does not add up")
     if due("kill", self):
         os.kill(os.getpid(), signal.SIGKILL)
+    if due("segv", self):
+        ctypes.string_at(0)
+    if due("gil", self):
+        ctypes.PyDLL(None).sleep(1000)
     if due("spoil", self):
         checkpoints = Path(sys.argv[sys.argv.index("--run-dir") + 1], "checkpoints")
         time.sleep(0.5)  # for the one that is being written
