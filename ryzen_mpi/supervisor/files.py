@@ -45,6 +45,11 @@ class Files:
         """What the guards of an attempt have to know; for its owner's eyes."""
         return self.folder / f"attempt-{epoch:06d}.json"
 
+    def newest_step(self) -> int:
+        """Step of the newest checkpoint on disk, or -1."""
+        found = (path.name[5:] for path in self.run.checkpoints.glob("step-*"))
+        return max((int(step) for step in found if step.isdigit()), default=-1)
+
     def lock(self) -> int:
         """Makes the folder and keeps it for this process until it ends, however it ends. Raises UserError."""
         try:

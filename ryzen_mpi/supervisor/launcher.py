@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,13 +95,15 @@ def parse(words: Sequence[str]) -> Command:
     kind = SRUN if name == SRUN else "mpirun"
     ranks = None
     for place, word in enumerate(launcher[1:], start=1):
-        flag, equals, value = word.partition("=")
+        glued = re.fullmatch(r"-n(\d+)", word)  # srun -n4
+        flag, equals, value = ("-n", "", glued[1]) if glued else word.partition("=")
         if flag in _COUNTS[kind]:
-            text = value if equals else launcher[place + 1] if place + 1 < len(launcher) else ""
+            whole = bool(equals or glued)
+            text = value if whole else launcher[place + 1] if place + 1 < len(launcher) else ""
             if not text.isdigit() or int(text) < 1:
                 raise UserError(f"{flag} {text}: not a number of ranks", f"as in: {_EXAMPLE}")
             ranks = int(text)
-            del launcher[place : place + (1 if equals else 2)]
+            del launcher[place : place + (1 if whole else 2)]
             break
     return Command(tuple(launcher), ranks, program)
 

@@ -246,7 +246,7 @@ class Supervisor:
         with contextlib.suppress(OSError):
             run.close_staging()
             if record.resumed >= 0:  # the heartbeats tell of a checkpoint one step late
-                record.saved = max(record.saved, _newest_step(run))
+                record.saved = max(record.saved, self.files.newest_step())
             if outcome.end == "fault":
                 record.kept_s = self._kept(record, max(record.saved, record.resumed))
             self.state.save(self.files.state)
@@ -296,8 +296,3 @@ class Supervisor:
 def _is_complete(run: RunDirectory) -> bool:
     summary = run.read_complete()
     return summary is not None and summary.get("epoch") == run.epoch
-
-
-def _newest_step(run: RunDirectory) -> int:
-    """Step of the newest checkpoint on disk, or -1."""
-    return max((int(path.name[5:]) for path in run.checkpoints.glob("step-*") if path.name[5:].isdigit()), default=-1)

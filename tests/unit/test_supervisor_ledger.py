@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -91,9 +92,6 @@ def test_no_attempts_and_no_time_are_no_error():
     assert (found.attempts, found.steps, found.repeated, found.ettr) == (0, 0, 0, 0.0)
 
 
-attempts = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5), st.booleans()), min_size=1, max_size=6)
-
-
 class Supervised:
     """A supervisor that is told of attempts in place of making them: its clock is a number."""
 
@@ -144,20 +142,11 @@ def test_a_rollback_undoes_all_attempts_back_to_its_checkpoint(tmp_path, monkeyp
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30), st.booleans(), st.floats(0, 3)), min_size=1, max_size=6))
 def test_the_share_of_time_that_counted_is_never_more_than_all_of_it(history):
-    with pytest.MonkeyPatch.context() as patch:
-        run = Supervised(_fresh(), patch)
-        reached = 0
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        run, reached = Supervised(Path(folder), patch), 0
         for share, steps, trains, start_s in history:
             resumed = int(share * reached) if trains else -1
             run.attempt(resumed, steps, start_s=start_s)
             reached = max(0, resumed) + steps if trains else reached
         summary = run.supervisor.summary()
         assert 0 <= summary.ettr <= 1 + 1e-9 and summary.productive_s == pytest.approx(0.1 * reached)
-        assert json.loads(run.supervisor.files.state.read_text())["epoch"] == 0
-
-
-def _fresh():
-    import tempfile
-    from pathlib import Path
-
-    return Path(tempfile.mkdtemp())
