@@ -48,6 +48,7 @@ def main() -> int:
     guard = os.fork()
     if guard:
         return _stand_in_front(guard)
+    os.setpgid(0, 0)  # a launcher kills the whole group of the process it knows
     die_with_parent(LAUNCHER_GONE)
     os._exit(Guard(plan, _rank(), sys.argv[3:], front).run())
 

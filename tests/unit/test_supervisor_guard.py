@@ -44,7 +44,11 @@ class Guarded:
         listener.plan.write(plan)
         command = [sys.executable, "-m", "ryzen_mpi.supervisor.guard", str(plan), "--", *words]
         self.front = subprocess.Popen(
-            command, env=os.environ | {"PMIX_RANK": str(RANK)}, stderr=subprocess.PIPE, text=True
+            command,
+            env=os.environ | {"PMIX_RANK": str(RANK)},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     def report(self, condition, limit_s: float = LIMIT_S):
@@ -170,7 +174,7 @@ def test_when_the_launcher_kills_what_it_started_the_rank_dies_and_the_guard_sti
     with start() as guard:
         guard.child()
         family = guard.family()
-        guard.front.kill()
+        os.killpg(guard.front.pid, signal.SIGKILL)  # as mpirun does it
         report = guard.report(lambda r: r.ended is not None)
         assert (report.ended, report.why) == (-9, "its launcher ended it")
         dead(family)
