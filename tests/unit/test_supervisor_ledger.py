@@ -17,6 +17,7 @@ from ryzen_mpi.supervisor.ledger import STEPS_FOR_P99, Record, Track, summarise
 from ryzen_mpi.supervisor.listener import Listener, Pulse
 from ryzen_mpi.supervisor.nodes import ThisMachine
 from ryzen_mpi.supervisor.run import Supervisor
+from ryzen_mpi.supervisor.state import load_state
 from ryzen_mpi.supervisor.watch import Limits
 from ryzen_mpi.supervisor.wire import Report
 
@@ -138,6 +139,16 @@ def test_a_rollback_undoes_all_attempts_back_to_its_checkpoint(tmp_path, monkeyp
     run.attempt(50, 10)
     assert [record.kept_s for record in run.records] == pytest.approx([5.0, 0.0, 0.0, 1.0])
     assert run.supervisor.summary().repeated == 250
+
+
+def test_a_persons_choice_of_a_checkpoint_is_carried_out_once_whoever_supervises_then(tmp_path, monkeypatch):
+    run = Supervised(tmp_path, monkeypatch)
+    kept = run.supervisor.files.state
+    run.supervisor.state.resume = "checkpoints/step-00000050"
+    run.attempt(50, 0)  # it loaded it and trained nothing: the next has to do it again
+    assert load_state(kept).resume == "checkpoints/step-00000050"
+    run.attempt(50, 3)
+    assert load_state(kept).resume is None
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30), st.booleans(), st.floats(0, 3)), min_size=1, max_size=6))
