@@ -113,6 +113,8 @@ class Attempt:
         while left := self._leases(time.monotonic()):
             time.sleep(min(left, TICK_S))
         outcome.ended_s = time.monotonic() - began
+        if outcome.fault is not None and outcome.fault.kind in ("launcher", "lost"):
+            outcome.fault = _vanished(self.listener.pulses(), outcome.fault)
 
     def _verdict(self, faults: list[Fault], now: float) -> Outcome | None:
         if not faults:
@@ -181,6 +183,17 @@ def networks_lost(pulses: dict[int, Pulse], limits: Limits) -> list[str]:
         newest = pulse.heard_s
         lost |= {address for address, at in pulse.heard.items() if newest - at > limits.lost_s / 2}
     return sorted(lost)
+
+
+def _vanished(pulses: dict[int, Pulse], fault: Fault) -> Fault:
+    """The cause behind a launcher's end or a lost contact: ranks that never said how they ended, if there are any."""
+    silent = [p for p in pulses.values() if p.report.ended is None]
+    if not silent:
+        return fault
+    names = ", ".join(f"rank {p.report.rank} on {p.report.host}" for p in silent)
+    age_s = min(time.monotonic() - p.heard_s for p in silent)
+    evidence = f"{names}: not heard any more; {fault.evidence}"
+    return Fault("silent", silent[0].report.rank, silent[0].report.host, evidence, age_s)
 
 
 def kill_descendants() -> None:

@@ -72,8 +72,7 @@ class Command:
 # nodes puts all ranks on the first.
 _OURS = {
     **{name: ("--map-by", "slot", "--bind-to", "none") for name in MPIRUNS},
-    # --overlap: the batch step holds the allocation; a node that is lost must not take the step's other nodes along
-    SRUN: ("--mpi=pmix", "--overlap", "--no-kill", "--cpu-bind=none", "--kill-on-bad-exit=0"),
+    SRUN: ("--mpi=pmix", "--no-kill", "--cpu-bind=none", "--kill-on-bad-exit=0"),
 }
 
 

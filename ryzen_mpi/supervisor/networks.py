@@ -19,12 +19,17 @@ def words(interfaces: Sequence[str], lost: Sequence[str]) -> list[str]:
 
 def environment(interfaces: Sequence[str], lost: Sequence[str]) -> dict[str, str]:
     """What Open MPI and its launcher have to be told of it."""
-    # Slurm's PMIx offers a security plug-in that Open MPI from PyPI has not, and complains of once a rank.
-    quiet = {"PMIX_MCA_psec": "native"}
+    always = {
+        # Slurm's PMIx offers a security plug-in that Open MPI from PyPI has not, and complains of once a rank.
+        "PMIX_MCA_psec": "native",
+        # The steps of an attempt that lost a node stay for as long as Slurm waits for that node: a step that does not
+        # overlap with them would wait as well. mpirun starts its daemons with an srun of its own.
+        "SLURM_OVERLAP": "1",
+    }
     if not interfaces:
-        return quiet
+        return always
     first = order(interfaces, lost)[0]
-    return quiet | {"OMPI_MCA_btl_tcp_if_include": first, "PRTE_MCA_oob_tcp_if_include": first}
+    return always | {"OMPI_MCA_btl_tcp_if_include": first, "PRTE_MCA_oob_tcp_if_include": first}
 
 
 def remember(lost: Sequence[str], addresses: Sequence[str], interfaces: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class Supervisor:
         self.saved_before = max((r.saved for r in self.state.records), default=-1)
         self.stop = 0
         self.last = ""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="nodes")
+        self._answers: Future[tuple[list[str], dict[str, str]]] | None = None  # asked while an attempt was ended
         self._track: tuple[int, Track] = (0, Track())  # of the attempt that ended last
 
     def run(self) -> int:
@@ -53,7 +56,8 @@ class Supervisor:
         self.files.failed.unlink(missing_ok=True)
         self._outlive_predecessor()
         while not self.stop:
-            answering, silent = self.job.nodes.answering()
+            answering, silent = self._answers.result() if self._answers else self.job.nodes.answering()
+            self._answers = None
             for name, reason in silent.items():
                 self.voice.say("node-silent", f"{name} does not answer: {reason}", "warning", node=name)
             start = decide(self.job.situation(self.state, answering, self.last))
@@ -180,8 +184,13 @@ class Supervisor:
             self._say_start(start, words)
             attempt.launch(networks.environment(job.interfaces, state.networks_lost))
             outcome = self._watch(attempt, record)
-            self._say_verdict(outcome, record)
+            if outcome.fault is not None:
+                self.voice.say(
+                    "verdict", f"{outcome.fault.evidence}: ending the attempt", "warning", epoch=record.epoch
+                )
+                self._answers = self._thread.submit(self.job.nodes.answering)
             attempt.end(outcome)
+            self._say_fault(outcome, record)
             self._close(attempt, outcome, record, run)
             plan.unlink(missing_ok=True)
         return outcome, record
@@ -276,20 +285,22 @@ class Supervisor:
         text = f"attempt {self.state.epoch}: {start.ranks} ranks on {where}{why}"
         self.voice.say("attempt", text, epoch=self.state.epoch, ranks=start.ranks, command=" ".join(words))
 
-    def _say_verdict(self, outcome: Outcome, record: Record) -> None:
+    def _say_fault(self, outcome: Outcome, record: Record) -> None:
         if outcome.fault is None:
             return
         fault = outcome.fault
-        seen = f", noticed after {duration_text(fault.age_s)}" if fault.age_s is not None else ""
-        figures = {"epoch": record.epoch, "cause": fault.kind, "rank": fault.rank, "node": fault.host}
-        others = [other.evidence for other in outcome.others]
+        seen = f"noticed after {duration_text(fault.age_s)}, " if fault.age_s is not None else ""
         self.voice.say(
             "fault",
-            f"{fault.kind}: {fault.evidence}{seen}; ending the attempt",
+            f"{fault.kind}: {fault.evidence} ({seen}ended in {duration_text(outcome.ended_s)})",
             "warning",
+            epoch=record.epoch,
+            cause=fault.kind,
+            rank=fault.rank,
+            node=fault.host,
             seen_s=fault.age_s,
-            others=others,
-            **figures,
+            ended_s=outcome.ended_s,
+            others=[other.evidence for other in outcome.others],
         )
 
 
