@@ -91,6 +91,7 @@ def wait_for_answer(files: Files, request: Request, tell: Callable[[float], None
     path = _answer_path(files, request.name)
     while not path.exists():
         if not files.is_supervised() and not path.exists():
+            (files.requests / f"{request.name}.json").unlink(missing_ok=True)  # not for the next supervisor
             raise UserError("the supervisor ended before it answered", f"see {files.run.path}/events/supervisor.jsonl")
         time.sleep(1.0 if time.monotonic() - began > 3 else 0.2)
         tell(time.monotonic() - began)

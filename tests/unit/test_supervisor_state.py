@@ -134,6 +134,7 @@ def test_where_nobody_supervises_nothing_can_be_asked_and_no_answer_is_waited_fo
     os.close(handle)
     with pytest.raises(UserError, match="the supervisor ended before it answered"):
         requests.wait_for_answer(files, request, lambda waited_s: None)
+    assert requests.pending(files) == []  # who was told so does not expect the next supervisor to do it
 
 
 @pytest.mark.parametrize(
