@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ryzen_mpi.supervisor.run import Supervisor
+    from ryzen_mpi.supervisor.run import Asked
 
 EPILOG = "Exit codes: 0 complete, 1 failed, 2 wrong use, 75 stopped and saved: started again, it goes on."
 
@@ -58,9 +59,11 @@ def supervise(
     from ryzen_mpi.cluster import slurm
     from ryzen_mpi.metrics.events import EventLog
     from ryzen_mpi.supervisor import setting
-    from ryzen_mpi.supervisor.run import STOPPED, Supervisor
+    from ryzen_mpi.supervisor.run import STOPPED, Asked, Supervisor
     from ryzen_mpi.supervisor.voice import Voice
 
+    asked = Asked()
+    listen_to_signals(asked)
     allocation = slurm.allocation()
     setting.check_nodes(allocation, nodes)
     job, wanted = setting.read_job(words, run_dir, allocation, ranks_per_node, retries)
@@ -68,29 +71,29 @@ def supervise(
     lock = job.files.lock()  # held until this process ends
     voice = Voice(EventLog(job.run.events, "supervisor", {"run": job.run.path.name}))
     job = replace(job, command=setting.choose_launcher(job, allocation, voice))
-    supervisor = Supervisor(job, wanted, voice)
-    listen_to_signals(supervisor)
+    supervisor = Supervisor(job, wanted, voice, asked)
     code = supervisor.run()
-    setting.show(supervisor.summary(), job.run.path, code)
-    if code == STOPPED and allocation is not None and (supervisor.stop == signal.SIGUSR1 or supervisor.wishes.requeue):
+    setting.show(supervisor.account.summary(), job.run.path, code)
+    if code == STOPPED and allocation is not None and (asked.stop == signal.SIGUSR1 or supervisor.wishes.requeue):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm's, to the job that is requeued
-        refusal = supervisor.idle_problem() or slurm.requeue(allocation)
+        refusal = supervisor.account.idle_problem() or slurm.requeue(allocation)
         voice.say("requeue", f"job {allocation.job_id} is requeued" if refusal is None else f"not requeued: {refusal}")
     del lock
     return code
 
 
-def listen_to_signals(supervisor: Supervisor) -> None:
+def listen_to_signals(asked: Asked) -> None:
     """The first signal has the ranks save and leave; a second Ctrl-C or SIGTERM ends all at once."""
 
     def ask(number: int, _: object) -> None:
-        if supervisor.stop and number != signal.SIGUSR1:
+        if asked.stop and number != signal.SIGUSR1:
             from ryzen_mpi.supervisor.attempt import kill_descendants
 
             kill_descendants()
             sys.exit(128 + number)
-        supervisor.stop = supervisor.stop or number
-        supervisor.voice.say("signal", f"{signal.Signals(number).name}: the ranks save and leave", signal=number)
+        asked.stop = asked.stop or number
+        # not print: a signal may come in the middle of one
+        os.write(2, f"supervisor: {signal.Signals(number).name}, the ranks save and leave\n".encode())
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, ask)

@@ -17,6 +17,8 @@ from ryzen_mpi.supervisor.ledger import Track
 from ryzen_mpi.supervisor.listener import Listener, Pulse
 from ryzen_mpi.supervisor.watch import AT_ONCE, Fault, Limits, all_said, judge
 
+MARK = "RYZEN_MPI_ATTEMPT"
+"""In the environment of all that an attempt starts on this host."""
 TICK_S = 0.1
 SETTLE_S, LOST_SETTLE_S = 0.3, 2.0
 """Seconds from the first sign of a fault to the verdict: the cause may be seen a moment after its consequence."""
@@ -72,7 +74,7 @@ class Attempt:
         try:
             self.process = subprocess.Popen(
                 self.words,
-                env=os.environ | variables,
+                env=os.environ | variables | {MARK: "1"},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 preexec_fn=_before_launcher,
@@ -197,11 +199,12 @@ def _vanished(pulses: dict[int, Pulse], fault: Fault) -> Fault:
 
 
 def kill_descendants() -> None:
-    """SIGKILL to everything this process started, and what that left behind (this process is its reaper)."""
+    """SIGKILL to everything an attempt started, and what that left behind (this process is its reaper)."""
     for process in psutil.Process().children(recursive=True):
         try:
-            process.kill()
-        except psutil.NoSuchProcess:
+            if MARK in process.environ():  # and no question to Slurm that is under way
+                process.kill()
+        except psutil.Error:
             continue
 
 

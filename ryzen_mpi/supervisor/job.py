@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from ryzen_mpi.supervisor.nodes import Nodes
 from ryzen_mpi.supervisor.policy import Situation
 from ryzen_mpi.supervisor.state import State
 from ryzen_mpi.supervisor.watch import Limits
+
+STRIKE_S = 6 * 3600.0
+"""Seconds a fault counts against its node: three in a week are no reason to do without it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,6 @@ class Job:
     def situation(self, state: State, answering: Sequence[str], last: str) -> Situation:
         """What the policy decides from."""
         per_node = self.per_node or max(state.wanted, 1)
-        return Situation(
-            state.wanted, per_node, self.least, answering, state.strikes, state.fruitless, last, self.retries
-        )
+        recent = time.time() - STRIKE_S
+        strikes = {node: sum(at > recent for at in times) for node, times in state.strikes.items()}
+        return Situation(state.wanted, per_node, self.least, answering, strikes, state.fruitless, last, self.retries)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.rundir import RunDirectory, write_atomic
 from ryzen_mpi.supervisor import networks
-from ryzen_mpi.supervisor.attempt import LEASE_MARGIN_S, TICK_S, Attempt, Outcome
-from ryzen_mpi.supervisor.guard import FIRST_ANSWER_S
+from ryzen_mpi.supervisor.account import Account
+from ryzen_mpi.supervisor.attempt import TICK_S, Attempt, Outcome
 from ryzen_mpi.supervisor.job import Job
-from ryzen_mpi.supervisor.ledger import Record, Summary, Track, summarise
+from ryzen_mpi.supervisor.ledger import Record
 from ryzen_mpi.supervisor.listener import Listener
 from ryzen_mpi.supervisor.policy import GiveUp, Start, decide
 from ryzen_mpi.supervisor.state import load_state
@@ -26,36 +25,41 @@ from ryzen_mpi.units import duration_text
 COMPLETE, FAILED, STOPPED = 0, 1, 75
 """Exit codes; 75 is EX_TEMPFAIL: started again, the run goes on."""
 BEAT_S = 0.5
-IDLE_REQUEUES = 1
 NOTE_S = 5.0
 """Seconds between two notes in state.json of how far an attempt is, for a supervisor that is killed."""
+
+
+@dataclass
+class Asked:
+    """Number of the signal this process was asked to stop with, or 0."""
+
+    stop: int = 0
 
 
 class Supervisor:
     """Brings one job to its end. Used from one thread; the caller holds the run's supervisor lock.
 
-    Attributes:
-        stop: number of the signal this process was asked to stop with, or 0; set by the caller's handlers.
+    Args:
+        wanted: ranks to start.
+        asked: whether this process was asked to stop; signal handlers set it.
     """
 
-    def __init__(self, job: Job, wanted: int, voice: Voice) -> None:
+    def __init__(self, job: Job, wanted: int, voice: Voice, asked: Asked) -> None:
         self.job, self.voice, self.files = job, voice, job.files
         self.state = load_state(self.files.state)
         self.state.wanted = wanted
         self.wishes = Wishes(job, self.state, voice)
-        self.began, self.before_s = time.monotonic(), self.state.supervised_s
-        self.saved_before = max((r.saved for r in self.state.records), default=-1)
-        self.stop = 0
+        self.account = Account(job, self.state)
+        self.asked = asked
         self.last = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nodes")
         self._answers: Future[tuple[list[str], dict[str, str]]] | None = None  # asked while an attempt was ended
-        self._track: tuple[int, Track] = (0, Track())  # of the attempt that ended last
 
     def run(self) -> int:
         """Attempts until the end; returns COMPLETE, FAILED or STOPPED. Raises UserError."""
         self.files.failed.unlink(missing_ok=True)
         self._outlive_predecessor()
-        while not self.stop:
+        while not self.asked.stop and not self.wishes.requeue:
             answering, silent = self._answers.result() if self._answers else self.job.nodes.answering()
             self._answers = None
             for name, reason in silent.items():
@@ -71,27 +75,6 @@ class Supervisor:
                 return code
         self.voice.say("stopped", self._how_to_go_on())
         return STOPPED
-
-    def idle_problem(self) -> str | None:
-        """Why a requeue would only go round in circles; None where it would not.
-
-        A time limit that is shorter than its own warning stops every start before it has saved anything.
-        """
-        if max((r.saved for r in self.state.records), default=-1) > self.saved_before:
-            self.state.idle_requeues = 0
-        else:
-            self.state.idle_requeues += 1
-        self.state.save(self.files.state)
-        if self.state.idle_requeues <= IDLE_REQUEUES:
-            return None
-        return (
-            f"{self.state.idle_requeues} starts in a row were stopped before they had saved a checkpoint: is the time "
-            "limit longer than the warning before it (sbatch --time, --signal)?"
-        )
-
-    def summary(self) -> Summary:
-        """The account so far."""
-        return summarise(self.state.records, self._supervised_s())
 
     # -- between attempts ---------------------------------------------------------------------------------------------
 
@@ -111,9 +94,9 @@ class Supervisor:
     def _pause(self, seconds: float) -> bool:
         """Waits; returns whether nobody asked to stop meanwhile."""
         until = time.monotonic() + seconds
-        while not self.stop and time.monotonic() < until:
+        while not self.asked.stop and time.monotonic() < until:
             time.sleep(TICK_S)
-        return not self.stop
+        return not self.asked.stop
 
     def _after(self, outcome: Outcome, record: Record) -> int | None:
         """What follows from an attempt's end: an exit code, or None for another attempt."""
@@ -128,10 +111,7 @@ class Supervisor:
                 return self._give_up(GiveUp(outcome.fault.evidence, "mend what it says and start again"))
             return None
         self.state.fruitless = 0
-        if self.wishes.carry_out(record) or self.stop:
-            return None
-        if self.wishes.requeue:
-            self.stop = -1
+        if self.wishes.carry_out(record) or self.asked.stop or self.wishes.requeue:
             return None
         self.voice.say("stopped", "the ranks were asked to stop, not by this supervisor; " + self._how_to_go_on())
         return STOPPED
@@ -141,7 +121,7 @@ class Supervisor:
         state, fault = self.state, outcome.fault
         state.fruitless = 0 if record.saved > record.resumed else state.fruitless + 1
         if fault.host:
-            state.strikes[fault.host] = state.strikes.get(fault.host, 0) + 1
+            state.strikes.setdefault(fault.host, []).append(time.time())
         state.networks_lost = networks.remember(state.networks_lost, outcome.networks_lost, self.job.interfaces)
         self.last = fault.evidence
         if fault.kind == "refused":
@@ -169,10 +149,7 @@ class Supervisor:
 
     def _attempt(self, start: Start) -> tuple[Outcome, Record]:
         state, job = self.state, self.job
-        state.epoch += 1
-        record = Record(state.epoch, start.ranks, start.hosts, time.time())
-        state.records.append(record)
-        state.ending = FIRST_ANSWER_S + LEASE_MARGIN_S
+        record = self.account.open(start.ranks, start.hosts)
         run = RunDirectory(job.run.path, state.epoch)
         self._open_fence(run)
         state.save(self.files.state)
@@ -191,7 +168,7 @@ class Supervisor:
                 self._answers = self._thread.submit(self.job.nodes.answering)
             attempt.end(outcome)
             self._say_fault(outcome, record)
-            self._close(attempt, outcome, record, run)
+            self.account.close(attempt, outcome, record, run)
             plan.unlink(missing_ok=True)
         return outcome, record
 
@@ -209,57 +186,13 @@ class Supervisor:
             outcome = attempt.poll()
             if outcome is not None:
                 return outcome
-            if self.stop:
+            if self.asked.stop:
                 attempt.ask_to_stop()
             self.wishes.look(attempt)
             if time.monotonic() - noted > NOTE_S:
                 noted = time.monotonic()
-                self._note(attempt, record)
+                self.account.note(attempt, record)
             time.sleep(TICK_S)
-
-    def _note(self, attempt: Attempt, record: Record) -> None:
-        """Keeps how far it is, for a supervisor that comes after this one was killed."""
-        track = attempt.track
-        record.resumed, record.step, record.saved = track.resumed, track.step, track.saved
-        record.trained_s = record.kept_s = track.trained_s
-        record.seconds = time.monotonic() - attempt.launched_s
-        record.first_step_s = track.first_step_s and track.first_step_s - attempt.launched_s
-        record.import_s = track.imported_s and track.imported_s - attempt.launched_s
-        if track.first_step_s is not None:  # gone back as was asked: the next attempt goes on from what this one saves
-            self.state.resume = None
-        for before in self.state.records[:-1]:  # a rollback may undo several; an attempt that never trained undoes none
-            if 0 <= track.resumed < before.step:
-                before.kept_s = min(before.kept_s, self._kept(before, track.resumed))
-        if len(attempt.listener.pulses()) == attempt.ranks:
-            self.state.ending = self.job.limits.lost_s + LEASE_MARGIN_S
-        self.state.supervised_s = self._supervised_s()
-        with contextlib.suppress(OSError):  # a full disk: the next note may find room
-            self.state.save(self.files.state)
-
-    def _kept(self, record: Record, step: int) -> float:
-        """Seconds of `record`'s steps up to `step`."""
-        if self._track[0] == record.epoch:
-            return self._track[1].trained_until(step)
-        steps = max(1, record.step - max(0, record.resumed))
-        return record.trained_s * max(0, step - max(0, record.resumed)) / steps
-
-    def _close(self, attempt: Attempt, outcome: Outcome, record: Record, run: RunDirectory) -> None:
-        """Nothing of the attempt runs any more: takes its staging folder away and enters it into the account."""
-        self._note(attempt, record)
-        record.end, record.ended_s = outcome.end, outcome.ended_s
-        if outcome.fault is not None:
-            fault = outcome.fault
-            record.cause, record.evidence, record.seen_s = fault.kind, fault.evidence, fault.age_s
-        self._track = record.epoch, attempt.track
-        self.state.ending = 0.0
-        with contextlib.suppress(OSError):
-            run.close_staging()
-            if record.resumed >= 0:  # the heartbeats tell of a checkpoint one step late
-                record.saved = max(record.saved, self.files.newest_step())
-            if outcome.end == "fault":
-                record.kept_s = self._kept(record, max(record.saved, record.resumed))
-            self.state.save(self.files.state)
-            write_atomic(self.files.summary, json.dumps(asdict(self.summary()), indent=1) + "\n")
 
     def _open_fence(self, run: RunDirectory) -> None:
         """No attempt but this one can commit anything from here on. Raises UserError."""
@@ -273,9 +206,6 @@ class Supervisor:
             raise UserError(
                 f"{run.checkpoints} can't be written: {error.strerror}", "check its rights, its mount and its space"
             ) from None
-
-    def _supervised_s(self) -> float:
-        return self.before_s + time.monotonic() - self.began
 
     # -- what is said -------------------------------------------------------------------------------------------------
 

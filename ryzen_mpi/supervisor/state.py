@@ -21,7 +21,7 @@ class State:
         wanted: ranks a person asked for last.
         supervised_s: seconds supervised before this supervisor was started.
         fruitless: attempts in a row that ended in a fault without a new checkpoint.
-        strikes: faults by node.
+        strikes: wall clock of the faults on each node.
         networks_lost: interfaces that broke, by name.
         resume: checkpoint the next attempt has to go on from, where a person chose one.
         ending: seconds after which the newest attempt's ranks are surely dead, while nobody has seen them end; else 0.
@@ -33,7 +33,7 @@ class State:
     wanted: int = 0
     supervised_s: float = 0.0
     fruitless: int = 0
-    strikes: dict[str, int] = field(default_factory=dict)
+    strikes: dict[str, list[float]] = field(default_factory=dict)
     networks_lost: list[str] = field(default_factory=list)
     resume: str | None = None
     ending: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from collections.abc import Mapping
@@ -27,13 +28,15 @@ class Limits:
     Attributes:
         timeout_s: of a step, and of a rank that is stopped; distributed.timeout_s.
         lost_s: without a report.
-        start_s: to the first report of every rank, and of any phase but training.
+        start_s: to the first report of every rank, without a sign of life while it starts, and to the first steps.
+        slow_s: without a sign of life from rank 0 while it reads or writes what may be large; the others wait for it.
         step_factor: a step may take this often the 99th percentile of the steps so far.
     """
 
     timeout_s: float = 15.0
     lost_s: float = 10.0
     start_s: float = 300.0
+    slow_s: float = 1800.0
     step_factor: float = 3.0
 
 
@@ -102,14 +105,21 @@ def _fault_of(pulse: Pulse, now: float, step_p99_s: float, limits: Limits) -> Fa
         return fault(
             "stopped", f"{where} has been stopped (state T) for {duration_text(report.stopped_s)}", report.stopped_s
         )
-    limit = limits.start_s
-    if report.phase == "train" and step_p99_s:
-        limit = max(limits.timeout_s, limits.step_factor * step_p99_s)
+    limit = _quiet_limit(report, step_p99_s, limits)
     if report.quiet_s > limit:
         told = f"99 % of its steps took under {duration_text(step_p99_s)}" if step_p99_s else f"limit {limit:g} s"
         moved = f"{where} has not moved for {duration_text(report.quiet_s)} in {report.phase}"
         return fault("hung", f"{moved}, step {report.step + 1} ({told})", report.quiet_s)
     return None
+
+
+def _quiet_limit(report: Report, step_p99_s: float, limits: Limits) -> float:
+    """Seconds a rank may show no sign of life in the phase it is in."""
+    if report.phase in ("data", "restore", "save", "leave"):
+        return limits.slow_s if report.rank == 0 else math.inf  # the others wait for rank 0
+    if report.phase == "train" and step_p99_s:
+        return max(limits.timeout_s, limits.step_factor * step_p99_s)
+    return limits.start_s
 
 
 def _ending(report: Report, where: str) -> tuple[str, str]:

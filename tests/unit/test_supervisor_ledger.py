@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ryzen_mpi.rundir import RunDirectory
+from ryzen_mpi.supervisor.account import Account
 from ryzen_mpi.supervisor.attempt import Attempt
 from ryzen_mpi.supervisor.job import Job
 from ryzen_mpi.supervisor.launcher import Command
 from ryzen_mpi.supervisor.ledger import STEPS_FOR_P99, Record, Track, summarise
 from ryzen_mpi.supervisor.listener import Listener, Pulse
 from ryzen_mpi.supervisor.nodes import ThisMachine
-from ryzen_mpi.supervisor.run import Supervisor
-from ryzen_mpi.supervisor.state import load_state
+from ryzen_mpi.supervisor.state import State, load_state
 from ryzen_mpi.supervisor.watch import Limits
 from ryzen_mpi.supervisor.wire import Report
 
@@ -94,7 +94,7 @@ def test_no_attempts_and_no_time_are_no_error():
 
 
 class Supervised:
-    """A supervisor that is told of attempts in place of making them: its clock is a number."""
+    """An account that is told of attempts that nobody made: its clock is a number."""
 
     def __init__(self, path, monkeypatch) -> None:
         nodes = ThisMachine()
@@ -102,8 +102,8 @@ class Supervised:
         job.files.folder.mkdir(parents=True)
         self.now = 1000.0
         monkeypatch.setattr("time.monotonic", lambda: self.now)
-        self.supervisor = Supervisor(job, 2, None)
-        self.records = self.supervisor.state.records
+        self.account = Account(job, State())
+        self.records = self.account.state.records
 
     def attempt(self, resumed: int, steps: int, step_s: float = 0.1, start_s: float = 1.0) -> None:
         """One that starts for `start_s`, and trains `steps` steps from `resumed` on (-1: it never trains)."""
@@ -117,8 +117,8 @@ class Supervised:
                 told = {"resumed": resumed, "step": resumed + done, "trained_s": done * step_s, "phase": "train"}
                 attempt.track.take(pulses(**told), 1, self.now)
                 self.now += step_s if done < steps else 0.0
-            self.supervisor._note(attempt, record)
-            self.supervisor._track = record.epoch, attempt.track
+            self.account.note(attempt, record)
+            self.account._track = record.epoch, attempt.track
 
 
 def test_what_is_trained_again_is_not_kept_and_an_attempt_that_never_trained_changes_nothing(tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_what_is_trained_again_is_not_kept_and_an_attempt_that_never_trained_cha
     run.attempt(50, 80)
     run.attempt(100, 100)
     assert [record.kept_s for record in run.records] == pytest.approx([5.0, 0.0, 5.0, 10.0])
-    summary = run.supervisor.summary()
+    summary = run.account.summary()
     assert (summary.total_s, summary.productive_s) == pytest.approx((5.7 + 8 + 10 + 4, 20.0))
 
 
@@ -138,13 +138,13 @@ def test_a_rollback_undoes_all_attempts_back_to_its_checkpoint(tmp_path, monkeyp
         run.attempt(resumed, 100)
     run.attempt(50, 10)
     assert [record.kept_s for record in run.records] == pytest.approx([5.0, 0.0, 0.0, 1.0])
-    assert run.supervisor.summary().repeated == 250
+    assert run.account.summary().repeated == 250
 
 
 def test_a_persons_choice_of_a_checkpoint_is_carried_out_once_whoever_supervises_then(tmp_path, monkeypatch):
     run = Supervised(tmp_path, monkeypatch)
-    kept = run.supervisor.files.state
-    run.supervisor.state.resume = "checkpoints/step-00000050"
+    kept = run.account.files.state
+    run.account.state.resume = "checkpoints/step-00000050"
     run.attempt(50, 0)  # it loaded it and trained nothing: the next has to do it again
     assert load_state(kept).resume == "checkpoints/step-00000050"
     run.attempt(50, 3)
@@ -159,5 +159,5 @@ def test_the_share_of_time_that_counted_is_never_more_than_all_of_it(history):
             resumed = int(share * reached) if trains else -1
             run.attempt(resumed, steps, start_s=start_s)
             reached = max(0, resumed) + steps if trains else reached
-        summary = run.supervisor.summary()
+        summary = run.account.summary()
         assert 0 <= summary.ettr <= 1 + 1e-9 and summary.productive_s == pytest.approx(0.1 * reached)
