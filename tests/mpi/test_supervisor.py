@@ -6,7 +6,19 @@ import signal
 
 import psutil
 import pytest
-from launch import LIMIT_S, Job, checkpoint_bytes, checkpoint_steps, metrics, mpirun, overrides, planted, run, train
+from launch import (
+    LIMIT_S,
+    Job,
+    checkpoint_bytes,
+    checkpoint_steps,
+    metrics,
+    mpirun,
+    of_action,
+    overrides,
+    planted,
+    run,
+    train,
+)
 from supervised import gone, ranks, records, said, summary, supervise, supervised
 
 from ryzen_mpi.supervisor.attempt import LAUNCHER_S
@@ -84,12 +96,12 @@ def all_ranks(job, path, count):
 
 
 def test_every_rank_may_crash_raise_or_hang_and_the_run_ends_as_if_nothing_had_been(three, tmp_path):
-    faults = "kill#1:0@35 kill#2:1@75 segv#3:2@115 raise#4:1@155 gil#5:2@195"
+    faults = "kill#1:0@35 raise#2:1@75 segv#3:2@115 gil#4:1@155"
     job = supervised(tmp_path / "run", 3, *planted(None, *WORDS), PLANTED=f"{SLOW} {faults}").wait(2 * LIMIT_S)
     attempts = came_through(tmp_path / "run", job, three)
     faults = [
-        *(("killed", 0, 34, "SIGKILL"), ("killed", 1, 74, "SIGKILL"), ("killed", 2, 114, "SIGSEGV")),
-        *(("failed", 1, 154, "does not add up"), ("lost", 2, 194, "rank 2 on .* did not come in 3 s")),
+        *(("killed", 0, 34, "SIGKILL"), ("failed", 1, 74, "does not add up"), ("killed", 2, 114, "SIGSEGV")),
+        ("lost", 1, 154, "rank 1 on .* did not come in 3 s"),
     ]
     told = said(tmp_path / "run", "fault")
     for attempt, event, (cause, rank, step, evidence) in zip(attempts, told, faults, strict=True):
@@ -98,7 +110,7 @@ def test_every_rank_may_crash_raise_or_hang_and_the_run_ends_as_if_nothing_had_b
         # a rank that waited for the hung one had waited for the timeout before it was lost
         limit_s = HUNG_S if cause == "lost" else SEEN_S
         assert event["seen_s"] == attempt["seen_s"] <= limit_s, attempt
-    assert summary(tmp_path / "run")["causes"] == {"killed": 3, "failed": 1, "lost": 1}
+    assert summary(tmp_path / "run")["causes"] == {"killed": 2, "failed": 1, "lost": 1}
 
 
 def test_a_stopped_rank_two_killed_at_once_and_a_killed_launcher(two, tmp_path):
@@ -204,6 +216,7 @@ def test_a_supervisor_that_is_interrupted_and_one_that_is_killed_are_followed_by
     second = run(supervise(path, mpirun(2, *words)), tmp_path, 30)
     told = f"is supervised already, by process {job.process.pid} on"
     assert second.code == 2 and second.err.count("error:") == 1 and told in second.err, second.said()
+    left_at = max(checkpoint_steps(path))
     job.process.kill()
     job.wait()
     gone(path)
@@ -212,6 +225,6 @@ def test_a_supervisor_that_is_interrupted_and_one_that_is_killed_are_followed_by
     job = supervised(path, 2, *words, PLANTED=SLOW).wait()
     assert came_through(path, job, two) == []
     first, left, last = records(path)
-    assert (first["end"], left["end"], last["resumed"] >= left["saved"]) == ("stopped", "left", True)
-    assert left["resumed"] == first["step"], "the second does not go on where the first was"
-    assert (path / "FAILED.json").exists() is False and "was left by another supervisor" in job.err
+    assert (first["end"], left["end"]) == ("stopped", "left") and "was left by another supervisor" in job.err
+    began = [event["ryzen"]["step"] for event in of_action(path, 0, "start")]
+    assert began == [0, first["step"], last["resumed"]] and last["resumed"] >= left_at
