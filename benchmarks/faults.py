@@ -109,10 +109,12 @@ def while_saving(victim: Victim, chance: random.Random) -> None:
 
 def during_recovery(victim: Victim, chance: random.Random) -> None:
     known = len(victim.records())
+
+    def all_there() -> bool:
+        return len(victim.records()) > known and len(victim.family()["rank"]) == victim.ranks
+
     send([chance.choice(victim.family()["rank"])], signal.SIGKILL)
-    victim.wait(
-        "another attempt", lambda: len(victim.records()) > known and len(victim.family()["rank"]) == victim.ranks
-    )
+    victim.wait("another attempt", all_there)
     time.sleep(chance.uniform(0.0, 3.0))
     send([chance.choice(victim.family()["rank"] or victim.family()["guard"])], signal.SIGKILL)
 
@@ -217,9 +219,7 @@ def report(rows: list[dict], summary: dict, reached: int, options: argparse.Name
         "kinds": {kind: sum(row["kind"] == kind for row in rows) for kind in KINDS},
         "rows": rows,
     }
-    print(
-        f"{count} of {count} survived: the share of faults that is not is below {100 * bound:.1f} % (95 % confidence)"
-    )
+    print(f"{count} of {count} survived: less than {100 * bound:.1f} % of such faults are not (95 % confidence)")
     print(f"training again after: p50 {figures['recovery_p50_s']:.1f} s, p95 {figures['recovery_p95_s']:.1f} s")
     print(f"noticed after: crash at most {crashes.max(initial=0.0):.2f} s, stop at most {stops.max(initial=0.0):.1f} s")
     print(f"steps repeated after a fault: at most {figures['repeated_max']} of a save interval of 100")

@@ -1,4 +1,4 @@
-"""`python -m tests.lab up|down|status|in HOST CMD...`: a Slurm cluster on this machine to play with."""
+"""`python -m tests.lab up|down|status|in HOST CMD...|table`: a Slurm cluster on this machine to play with."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from tests.lab.hosts import HOSTS, LabError, why_impossible
 from tests.lab.leftovers import owner, remove_leftovers
 
 USAGE = """\
-usage: python -m tests.lab up|down|status|in HOST CMD...
+usage: python -m tests.lab up|down|status|in HOST CMD...|table
   up              start the cluster and leave it running
   in HOST CMD...  run CMD on ctl, node1, node2, node3 or node4
   status          its hosts and what Slurm says of them
-  down            end it, with everything that runs in it"""
+  down            end it, with everything that runs in it
+  table [ARG...]  run all scenarios (ARG: for pytest) and put their table into the lab's README"""
 
 
 def up() -> int:
@@ -119,6 +120,10 @@ def main(words: list[str]) -> int:
             return down()
         case ["status"]:
             return status()
+        case ["table", *arguments]:
+            from tests.lab import results
+
+            return results.make(arguments)
         case ["in", host, _, *_]:
             return inside(host, words[2:])
     print(USAGE, file=sys.stderr)
