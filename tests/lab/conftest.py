@@ -11,6 +11,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # for `tests.lab`, which is no 
 from tests.lab import results  # noqa: E402
 from tests.lab.cluster import Cluster  # noqa: E402
 from tests.lab.hosts import why_impossible  # noqa: E402
+from tests.lab.jobs import submit  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,17 @@ def cluster():
 def table():
     """Takes a row of the lab's table of scenarios; `python -m tests.lab table` prints it."""
     return results.row
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster):
+    """The final checkpoint of a run of three ranks on three nodes that nobody disturbed."""
+    cluster.revive()
+    job = submit(cluster, "undisturbed", 3, 1)
+    job.wait("COMPLETED")
+    assert len(job.recovered()) == 1, job.said()
+    assert set(job.complete()) and job.complete()["nodes"] == 3
+    return job.final()
 
 
 @pytest.fixture

@@ -3,20 +3,7 @@
 import os
 import signal
 
-import pytest
-
-from tests.lab.jobs import LabJob, submit
-
-
-@pytest.fixture(scope="session")
-def undisturbed(cluster):
-    """The final checkpoint of a run of three ranks on three nodes that nobody disturbed."""
-    cluster.revive()
-    job = submit(cluster, "undisturbed", 3, 1)
-    job.wait("COMPLETED")
-    assert len(job.recovered()) == 1, job.said()
-    assert set(job.complete()) and job.complete()["nodes"] == 3
-    return job.final()
+from tests.lab.jobs import REPO, LabJob, submit
 
 
 def strike(job: LabJob, step: int, ranks: tuple[int, ...], number: int) -> None:
@@ -29,7 +16,11 @@ def strike(job: LabJob, step: int, ranks: tuple[int, ...], number: int) -> None:
 
 def test_killed_ranks(lab, undisturbed, table):
     job = submit(lab, "killed", 3, 1)
-    plan = [("rank 0", (0,), signal.SIGKILL), ("a middle rank", (1,), signal.SIGSEGV), ("the last", (2,), signal.SIGKILL)]
+    plan = [
+        ("rank 0", (0,), signal.SIGKILL),
+        ("a middle rank", (1,), signal.SIGSEGV),
+        ("the last", (2,), signal.SIGKILL),
+    ]
     plan.append(("two at once", (0, 2), signal.SIGKILL))
     for number, (_, ranks, what) in enumerate(plan):
         strike(job, 50 + 150 * number, ranks, what)
@@ -41,3 +32,36 @@ def test_killed_ranks(lab, undisturbed, table):
     for (who, _, what), record, after in zip(plan, records, records[1:], strict=False):
         assert record["seen_s"] <= 2, record
         table(f"{signal.Signals(what).name} of {who}", job, record, after, same=True)
+
+
+def test_ranks_that_fail_at_bad_moments(lab, undisturbed, table):
+    """An exception, a kill while a checkpoint is half written, one in the recovery, and half of the ranks gone."""
+    env = {"PLANTED": "raise#1:1@120 partial#2:250"}
+    job = submit(lab, "moments", 3, 1, program=f"{REPO}/tests/mpi/planted.py", env=env)
+    job.wait_for(lambda: len(job.faults()) == 1)
+
+    job.wait_for(lambda: list(job.run.glob("checkpoints/.epoch-000002/.step-00000250.partial-*")))
+    os.kill(job.ranks()[0][1], signal.SIGKILL)
+    job.wait_for(lambda: len(job.faults()) == 2)
+
+    job.wait_for(lambda: 2 in job.ranks())
+    os.kill(job.ranks()[2][1], signal.SIGKILL)
+    job.wait_for(lambda: len(job.faults()) == 3)
+
+    job.wait_for(lambda: job.step >= 450)
+    (daemon,) = (process.pid for process in lab.processes("node2") if process.name == "prted")
+    os.kill(daemon, signal.SIGKILL)
+    job.wait("COMPLETED")
+
+    records = job.recovered()
+    assert job.final() == undisturbed
+    assert [r["end"] for r in records] == ["fault"] * 4 + ["complete"], job.said()
+    assert [r["cause"] for r in records[:3]] == ["failed", "killed", "killed"], job.said()
+    assert "planted: the sum" in records[0]["evidence"]
+    assert records[1]["saved"] < 250, "the half-written checkpoint was counted"
+    assert records[2]["step"] <= records[2]["resumed"] or records[2]["step"] < 0, "it trained when it was killed"
+    whats = ("an exception in one rank", "SIGKILL of rank 0 while it saves", "SIGKILL of a rank in the recovery")
+    whats += ("mpirun's daemon on a node killed: mpirun exits 0",)
+    for what, record, after in zip(whats, records, records[1:], strict=False):
+        assert record["seen_s"] is not None and record["seen_s"] <= 2, record
+        table(what, job, record, after, same=True)

@@ -8,6 +8,7 @@ spoil:R@K    rank R puts a file where the checkpoints were, before step K
 early:R      rank R raises before it trains at all
 evaluate:R@K rank R is sent SIGUSR1 in the evaluation after step K
 writing:K    rank 0 is sent SIGUSR1 while step K's checkpoint is written, which takes a second longer
+partial:K    step K's checkpoint stays half-written for five seconds
 full:K,L,..  the disk is full when the checkpoints of steps K, L, ... are written
 data:S       preparing the data takes S seconds longer
 segv:R@K     rank R reads what is not its own in step K
@@ -78,6 +79,12 @@ def write_checkpoint(directory, step, *rest):
     return original_write(directory, step, *rest)
 
 
+def write_manifest(path, content):
+    if str(content["step"]) == PLANTED["partial"]:
+        time.sleep(5)
+    return original_manifest(path, content)
+
+
 def prepare_source(*arguments):
     Path(sys.argv[sys.argv.index("--run-dir") + 1], "preparing").touch()
     time.sleep(float(PLANTED["data"]))
@@ -87,6 +94,10 @@ def prepare_source(*arguments):
 TrainingStep.run = run
 if "evaluate" in PLANTED:
     original_evaluate, TrainingStep.evaluate = TrainingStep.evaluate, evaluate
+if "partial" in PLANTED:
+    from ryzen_mpi.training import checkpoint_store
+
+    original_manifest, checkpoint_store._write_manifest = checkpoint_store._write_manifest, write_manifest
 if "data" in PLANTED:
     from ryzen_mpi.data import choose
 
