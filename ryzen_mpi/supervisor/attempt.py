@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.supervisor.guard import die_with_parent
+from ryzen_mpi.supervisor.guard import FIRST_ANSWER_S, die_with_parent
 from ryzen_mpi.supervisor.ledger import Track
 from ryzen_mpi.supervisor.listener import Listener, Pulse
 from ryzen_mpi.supervisor.watch import AT_ONCE, Fault, Limits, all_said, judge
@@ -169,9 +169,12 @@ class Attempt:
 
     def _leases(self, now: float) -> float:
         """Seconds until the last rank that was heard and did not say that it ended must have ended itself."""
-        lease_s = self.listener.plan.lease_s + LEASE_MARGIN_S
-        alive = [p.heard_s + lease_s - now for p in self.listener.pulses().values() if p.report.ended is None]
-        return max(0.0, max(alive, default=0.0))
+        left = [
+            p.heard_s + (self.listener.plan.lease_s if p.report.met else FIRST_ANSWER_S) + LEASE_MARGIN_S - now
+            for p in self.listener.pulses().values()
+            if p.report.ended is None
+        ]
+        return max(0.0, max(left, default=0.0))
 
 
 def _all_ended(pulses: dict[int, Pulse]) -> bool:

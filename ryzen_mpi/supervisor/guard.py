@@ -157,6 +157,7 @@ class Guard:
             state=state,
             stopped_s=now - (self.stopped_since or now),
             unanswered_s=max(0.0, now - self.answered),
+            met=self.met,
         )
         self.sent[self.report.number] = now
         for old in [number for number, at in self.sent.items() if at < now - 2 * self.plan.lease_s]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from ryzen_mpi.cluster import slurm
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.rundir import RunDirectory, new_run_path
 from ryzen_mpi.settings import DEFAULT_PROFILE, load_settings
+from ryzen_mpi.supervisor import networks
 from ryzen_mpi.supervisor.job import Job
 from ryzen_mpi.supervisor.launcher import AUTO, SRUN, Command, option, overrides, parse
 from ryzen_mpi.supervisor.ledger import Summary
@@ -106,11 +108,16 @@ def _try(command: Command, job: Job, allocation: slurm.Allocation | None) -> str
     if command.kind == SRUN and not slurm.has_pmix():
         return "this Slurm has no PMIx (srun --mpi=list)"
     answering, _ = job.nodes.answering()
+    if not answering:
+        return "no node answers"
     hosts = place(len(answering), answering, 1)
     probe = replace(command, program=(sys.executable, "-c", _PROBE))
     words = probe.bare(len(answering), hosts if len(job.nodes.names) > 1 else {})
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TRY_S)
+        variables = os.environ | networks.environment(job.interfaces, ())
+        done = subprocess.run(
+            words, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TRY_S
+        )
     except subprocess.TimeoutExpired:
         return f"a small MPI program did not end in {TRY_S:g} s"
     if f"world {len(answering)}\n" in done.stdout:

@@ -67,6 +67,7 @@ class Report:
         state: the kernel's letter for the process: R, S, D, T (stopped), Z.
         stopped_s: seconds it has been in state T.
         unanswered_s: seconds since the supervisor answered.
+        met: whether it ever did; until then a guard is patient for longer than a lease.
         ended: exit code, or minus the signal, of a process that ended; else None.
         ended_age_s: seconds since then.
         why: why the guard ended it, where it did: "lease lapsed", "told to" or "its launcher ended it".
@@ -88,6 +89,7 @@ class Report:
     state: str = "R"
     stopped_s: float = 0.0
     unanswered_s: float = 0.0
+    met: bool = False
     ended: int | None = None
     ended_age_s: float = 0.0
     why: str = ""
