@@ -25,12 +25,12 @@ from ryzen_mpi.beacon import epoch, open_beacon
 def count(number, frame):
     with open(sys.argv[1], "a") as file:
         file.write(f"{signal.Signals(number).name} ")
+open(sys.argv[1], "a").close()
 signal.signal(signal.SIGUSR1, count)
 beacon = open_beacon()
 beacon.beat("train", step=10)
 beacon.beat(step=12, saved=10, trained_s=0.5)
 assert epoch() == 4
-open(sys.argv[1], "a").close()
 """
 FOR_EVER = RANK_PROGRAM + "while True: time.sleep(0.01); beacon.beat()"
 
