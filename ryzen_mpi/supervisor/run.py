@@ -47,7 +47,8 @@ class Supervisor:
     def __init__(self, job: Job, wanted: int, voice: Voice, asked: Asked) -> None:
         self.job, self.voice, self.files = job, voice, job.files
         self.state = load_state(self.files.state)
-        self.state.wanted = wanted
+        if wanted != self.state.asked:  # else what was wished since (a resize, say) still holds after a requeue
+            self.state.asked = self.state.wanted = wanted
         self.wishes = Wishes(job, self.state, voice)
         self.account = Account(job, self.state)
         self.asked = asked

@@ -18,7 +18,8 @@ class State:
 
     Attributes:
         epoch: of the newest attempt; only ever grows.
-        wanted: ranks a person asked for last.
+        asked: ranks on the supervisor's command line.
+        wanted: ranks that are wanted now; a resize or rollback changes them.
         supervised_s: seconds supervised before this supervisor was started.
         fruitless: attempts in a row that ended in a fault without a new checkpoint.
         strikes: wall clock of the faults on each node.
@@ -30,6 +31,7 @@ class State:
     """
 
     epoch: int = 0
+    asked: int = 0
     wanted: int = 0
     supervised_s: float = 0.0
     fruitless: int = 0
