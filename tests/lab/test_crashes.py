@@ -49,8 +49,8 @@ def test_ranks_that_fail_at_bad_moments(lab, undisturbed, table):
     job.wait_for(lambda: len(job.faults()) == 3)
 
     job.wait_for(lambda: job.step >= 450)
-    (daemon,) = (process.pid for process in lab.processes("node2") if process.name == "prted")
-    os.kill(daemon, signal.SIGKILL)
+    for daemon in [process for process in lab.processes("node2") if process.name == "prted"]:  # and its parent
+        os.kill(daemon.pid, signal.SIGKILL)
     job.wait("COMPLETED")
 
     records = job.recovered()
