@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import subprocess
 from collections.abc import Sequence
 
 from ryzen_mpi.cluster.network import local_interfaces
@@ -25,11 +28,25 @@ def environment(interfaces: Sequence[str], lost: Sequence[str]) -> dict[str, str
         # The steps of an attempt that lost a node stay for as long as Slurm waits for that node: a step that does not
         # overlap with them would wait as well. mpirun starts its daemons with an srun of its own.
         "SLURM_OVERLAP": "1",
+        **_shield(),
     }
     if not interfaces:
         return always
     first = order(interfaces, lost)[0]
     return always | {"OMPI_MCA_btl_tcp_if_include": first, "PRTE_MCA_oob_tcp_if_include": first}
+
+
+@functools.cache
+def _shield() -> dict[str, str]:
+    """Makes mpirun's daemons deaf to the SIGTERM that Slurm sends to everything in a job it requeues.
+
+    They answer it by killing the ranks after 0.25 s. The ranks get it themselves (the guards unblock it) and save.
+    """
+    agent = ["env", "--block-signal=TERM,USR1"]
+    name = "PRTE_MCA_prte_launch_agent"
+    if name in os.environ or subprocess.run([*agent, "true"], capture_output=True).returncode:
+        return {}  # coreutils before 8.31: work may be lost, at most back to the last checkpoint
+    return {name: " ".join([*agent, "prted"])}
 
 
 def remember(lost: Sequence[str], addresses: Sequence[str], interfaces: Sequence[str]) -> list[str]:

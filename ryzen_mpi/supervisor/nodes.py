@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ryzen_mpi.cluster import slurm
@@ -14,7 +15,7 @@ from ryzen_mpi.errors import UserError
 
 PROBE_S = 5.0
 CONTROLLER_S = 120.0
-"""Seconds to wait for a Slurm controller that is being restarted."""
+"""Seconds to wait for a Slurm controller that is being restarted, or a machine that is too busy to answer."""
 
 
 class Nodes(Protocol):
@@ -55,18 +56,28 @@ class SlurmNodes:
         self.names = allocation.nodes
 
     def answering(self) -> tuple[list[str], dict[str, str]]:
-        until, told = time.monotonic() + CONTROLLER_S, False
+        until, told = time.monotonic() + CONTROLLER_S, ""
         while True:
             found = slurm.answering_nodes(self.allocation, self.names, PROBE_S)
-            if slurm.CONTROLLER_AWAY not in found.values():
+            doubt = self._doubt(found)
+            if not doubt:
                 good = [name for name in self.names if found[name] is None]
                 return good, {name: reason for name, reason in found.items() if reason is not None}
             if time.monotonic() > until:
-                raise UserError(slurm.CONTROLLER_AWAY, "start again once it does")
-            if not told:
-                print(f"supervisor: waiting, {slurm.CONTROLLER_AWAY}", file=sys.stderr, flush=True)
-            told = True
+                raise UserError(doubt, "start again once it does")
+            if doubt != told:
+                print(f"supervisor: waiting, {doubt}", file=sys.stderr, flush=True)
+            told = doubt
             time.sleep(1.0)
+
+    def _doubt(self, found: Mapping[str, str | None]) -> str:
+        """Why the answers say nothing of the nodes; "" where they do."""
+        if slurm.CONTROLLER_AWAY in found.values():
+            return slurm.CONTROLLER_AWAY
+        own = os.environ.get("SLURMD_NODENAME", "")  # where this runs: it is not dead, whatever was answered
+        if found.get(own) is not None:
+            return f"{own}, where this runs, starts no program: {found[own]}"
+        return ""
 
     def addresses(self) -> list[str]:
         if len(self.names) == 1:
