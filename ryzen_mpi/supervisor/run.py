@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ryzen_mpi.errors import UserError
 from ryzen_mpi.rundir import RunDirectory, write_atomic
 from ryzen_mpi.supervisor import networks
 from ryzen_mpi.supervisor.account import Account
@@ -70,7 +69,10 @@ class Supervisor:
                 return self._give_up(start)
             if not self._pause(start.after_s):
                 break
-            outcome, record = self._attempt(start)
+            record = self._prepare(start)
+            if isinstance(record, GiveUp):
+                return self._give_up(record)
+            outcome, record = self._attempt(start, record)
             code = self._after(outcome, record)
             if code is not None:
                 return code
@@ -148,12 +150,24 @@ class Supervisor:
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    def _attempt(self, start: Start) -> tuple[Outcome, Record]:
+    def _prepare(self, start: Start) -> Record | GiveUp:
+        """The record of a new attempt, whose fence is open; or why there can't be one: a disk that takes nothing."""
+        try:
+            record = self.account.open(start.ranks, start.hosts)
+            self._open_fence(RunDirectory(self.job.run.path, record.epoch))
+            self.state.save(self.files.state)
+        except OSError as error:
+            last = f"; before that: {self.last}" if self.last else ""
+            where = error.filename or self.job.run.path
+            return GiveUp(
+                f"{where} can't be written: {error.strerror or error}{last}",
+                f"check the rights, mount and space of {self.job.run.path}, then start again: it goes on",
+            )
+        return record
+
+    def _attempt(self, start: Start, record: Record) -> tuple[Outcome, Record]:
         state, job = self.state, self.job
-        record = self.account.open(start.ranks, start.hosts)
-        run = RunDirectory(job.run.path, state.epoch)
-        self._open_fence(run)
-        state.save(self.files.state)
+        run = RunDirectory(job.run.path, record.epoch)
         with Listener(state.epoch, job.nodes.addresses(), BEAT_S, job.limits.lost_s) as listener:
             plan = self.files.plan(state.epoch)
             listener.plan.write(plan)
@@ -196,17 +210,12 @@ class Supervisor:
             time.sleep(TICK_S)
 
     def _open_fence(self, run: RunDirectory) -> None:
-        """No attempt but this one can commit anything from here on. Raises UserError."""
-        try:
-            for left in run.checkpoints.glob(".epoch-*"):
-                number = left.name.rpartition("-")[2]
-                if number.isdigit():
-                    RunDirectory(run.path, int(number)).close_staging()
-            run.open_staging()
-        except OSError as error:
-            raise UserError(
-                f"{run.checkpoints} can't be written: {error.strerror}", "check its rights, its mount and its space"
-            ) from None
+        """No attempt but this one can commit anything from here on. Raises OSError."""
+        for left in run.checkpoints.glob(".epoch-*"):
+            number = left.name.rpartition("-")[2]
+            if number.isdigit():
+                RunDirectory(run.path, int(number)).close_staging()
+        run.open_staging()
 
     # -- what is said -------------------------------------------------------------------------------------------------
 

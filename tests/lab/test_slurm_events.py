@@ -1,4 +1,4 @@
-"""What Slurm does to a job: time limits, requeues, preemption, an absent controller; and a supervisor that is killed."""
+"""What Slurm does to a job: time limits, requeues, preemption, an absent controller; and a killed supervisor."""
 
 from __future__ import annotations
 
