@@ -48,6 +48,10 @@ class Ending:
     def signal(self) -> str | None:
         return signal.Signals(self.stopped).name if self.stopped else None
 
+    def told(self, step: int) -> tuple[str, str]:
+        """What the guard is told of it (beacon.ENDS), and why."""
+        return "stopped" if self.stopped else "complete", f"{self.signal or 'all done'} after step {step}"
+
 
 def close_run(
     world: World,

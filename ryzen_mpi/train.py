@@ -102,35 +102,31 @@ def train(
         step = TrainingStep(settings, source, world.rank, world.size, batch[0])
         restore(step, checkpoint)
         del checkpoint  # three times the model's size on rank 0
-        beacon.beat(step=step.progress.step)
         total = step.total_steps
         facts = startup.model_facts(settings, source, need, batch, total)
         startup.show(console, world, settings, run, place, group, facts)
+        beacon.beat(step=step.progress.step)
 
         if step.progress.step >= total and show_complete(world, run, console):
             beacon.tell("complete", "was complete before")
             return 0
 
         tools = open_tools(world, settings, run, console, step, corpus, total, config)
-        tools.lead(lambda: None)
         held_out, stopped = loop(step, tools, total, stop, beacon)
-        beacon.beat("save")
-        tools.lead(lambda: tools.saver.close(step))
-        beacon.beat("leave", saved=tools.saver.look())
         ending = Ending(total, held_out, stopped, time.monotonic() - began, stop.since_agreed_s)
         close_run(world, settings, run, console, step, tools, ending)
-        beacon.tell(
-            "stopped" if stopped else "complete", f"{ending.signal or 'all done'} after step {step.progress.step}"
-        )
+        beacon.tell(*ending.told(step.progress.step))
     return 0
 
 
 def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest, beacon: Beacon) -> tuple[HeldOut | None, int]:
     """Steps up to `total`, or until some rank is asked to stop. Collective.
 
-    Returns the newest held-out figures, if any were taken, and the signal it was stopped with, or 0.
+    Returns the newest held-out figures, if any were taken, and the signal it was stopped with, or 0; the last
+    checkpoint is on disk then.
     """
     training, held_out, stopped, trained_s = step.settings.training, None, 0, 0.0
+    tools.lead(lambda: None)
     with tools.progress:
         while step.progress.step < total and not stopped:
             beacon.beat("train")
@@ -151,6 +147,9 @@ def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest, beacon
     if held_out is None and not stopped:  # resumed at its very end
         beacon.beat("evaluate")
         held_out = step.evaluate(beacon.beat)
+    beacon.beat("save")
+    tools.lead(lambda: tools.saver.close(step))
+    beacon.beat("leave", saved=tools.saver.look())
     return held_out, stopped
 
 
