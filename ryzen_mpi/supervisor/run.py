@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -157,6 +158,10 @@ class Supervisor:
             self._open_fence(RunDirectory(self.job.run.path, record.epoch))
             self.state.save(self.files.state)
         except OSError as error:
+            self.state.records.pop()  # nothing was started: nobody has to wait for its end
+            self.state.ending = 0.0
+            with contextlib.suppress(OSError):
+                self.state.save(self.files.state)
             last = f"; before that: {self.last}" if self.last else ""
             where = error.filename or self.job.run.path
             return GiveUp(
