@@ -6,11 +6,15 @@ One protocol, three ways: over the communicator, over torchrun's store, or not a
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Protocol
 
 import numpy as np
 
 from ryzen_mpi.errors import UserError
+
+MOST_DOZE_S, DOZE_STEP_S = 2e-3, 20e-6
+"""Seconds between two looks at a request: none at first, then ever longer."""
 
 
 class Exchange(Protocol):
@@ -65,9 +69,9 @@ class MpiExchange:
     def allgather(self, value: Any) -> list[Any]:
         mine = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
         counts = np.empty(self.comm.size, dtype=np.int64)
-        self.comm.Allgather(np.array([mine.size], dtype=np.int64), counts)
+        _wait(self.comm.Iallgather(np.array([mine.size], dtype=np.int64), counts))
         everyone = np.empty(int(counts.sum()), dtype=np.uint8)
-        self.comm.Allgatherv(mine, (everyone, counts))
+        _wait(self.comm.Iallgatherv(mine, (everyone, counts)))
         parts = np.split(everyone, np.cumsum(counts)[:-1])
         return [json.loads(part.tobytes()) for part in parts]
 
@@ -81,8 +85,20 @@ class MpiExchange:
         from mpi4py import MPI
 
         if not MPI.Is_finalized():
-            self.comm.Barrier()  # a rank that finalises early makes Open MPI report the others
+            _wait(self.comm.Ibarrier())  # a rank that finalises early makes Open MPI report the others
             MPI.Finalize()
+
+
+def _wait(request: Any) -> None:
+    """Waits without taking a core: a blocking call of MPI spins, and rank 0 may take minutes to prepare a corpus.
+
+    On cores that ranks share, those that spin keep the one they wait for from its work (16 ranks on 2 cores stood still
+    for a minute).
+    """
+    doze_s = 0.0
+    while not request.Test():
+        time.sleep(doze_s)
+        doze_s = min(MOST_DOZE_S, doze_s + DOZE_STEP_S)
 
 
 class StoreExchange:

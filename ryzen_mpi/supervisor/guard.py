@@ -75,7 +75,7 @@ class Guard:
         os.ftruncate(page, beacon.SIZE)
         self.memory = mmap.mmap(page, beacon.SIZE)
         self.page = page
-        self.links = [_connect(host, port) for host, port in plan.addresses]
+        self.links: list[socket.socket | None] = [None] * len(plan.addresses)
         self.report = Report(plan.epoch, rank, socket.gethostname(), 0)
         self.order = 0
         self.began = self.moved = time.monotonic()
@@ -87,9 +87,8 @@ class Guard:
     def run(self) -> int:
         """Until the rank has ended and the supervisor knows; returns the exit code."""
         with selectors.DefaultSelector() as events:
+            self.events = events
             self._wake_on_signals(events)
-            for link in filter(None, self.links):
-                events.register(link, selectors.EVENT_READ)
             variables = {beacon.VARIABLE: str(self.page), beacon.EPOCH_VARIABLE: str(self.plan.epoch)}
             try:
                 self.child = subprocess.Popen(
@@ -164,7 +163,10 @@ class Guard:
             del self.sent[old]
         datagram = seal(self.plan.token, asdict(self.report))
         for place, (host, port) in enumerate(self.plan.addresses):
-            link = self.links[place] = self.links[place] or _connect(host, port)
+            link = self.links[place]
+            if link is None and (link := _connect(host, port)) is not None:
+                self.links[place] = link
+                self.events.register(link, selectors.EVENT_READ)
             if link is not None:
                 try:
                     link.send(datagram)
