@@ -26,6 +26,8 @@ LAST_REPORTS_S = 1.5
 """Seconds for the guards' last words after the launcher has ended."""
 LAUNCHER_S = 5.0
 """Seconds for the launcher to end after all ranks have, or were told to, before it is killed."""
+LEAVE_S = 15.0
+"""Seconds for ranks to be gone once all have said that they are done: MPI's own end can hang."""
 LEASE_MARGIN_S = 1.0
 
 
@@ -67,6 +69,7 @@ class Attempt:
         self.track = Track()
         self.stop_asked_s: float | None = None
         self._suspect_since: float | None = None
+        self._told_since: float | None = None
 
     def launch(self, variables: Mapping[str, str]) -> None:
         """Starts it with `variables` beside the environment. Raises UserError where the launcher can't be started."""
@@ -97,6 +100,8 @@ class Attempt:
             faults = [fault for fault in faults if not _left_when_asked(fault)]
         if self.process.poll() is not None:
             return self._after_launcher()
+        if (end := self._told_by_all(pulses, now)) is not None:
+            return Outcome(end)
         if not faults and len(pulses) == self.ranks and _all_ended(pulses):
             self._wait_for_launcher()
             return self._after_launcher()
@@ -117,6 +122,16 @@ class Attempt:
         outcome.ended_s = time.monotonic() - began
         if outcome.fault is not None and outcome.fault.kind in ("launcher", "lost"):
             outcome.fault = _vanished(self.listener.pulses(), outcome.fault)
+
+    def _told_by_all(self, pulses: dict[int, Pulse], now: float) -> str | None:
+        """How all ranks said they end, where they have not left LEAVE_S later: nothing is lost then."""
+        said = {pulse.report.phase for pulse in pulses.values()}
+        if len(pulses) < self.ranks or said not in ({"complete"}, {"stopped"}):
+            return None
+        self._told_since = self._told_since or now
+        end = said.pop()
+        overdue = now - self._told_since > LEAVE_S and (end == "stopped" or self.is_complete())
+        return end if overdue else None
 
     def _verdict(self, faults: list[Fault], now: float) -> Outcome | None:
         if not faults:

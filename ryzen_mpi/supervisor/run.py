@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -201,7 +202,7 @@ class Supervisor:
         return job.command.words(start.ranks, hosts, plan, extra)
 
     def _watch(self, attempt: Attempt, record: Record) -> Outcome:
-        noted = time.monotonic()
+        due = math.inf  # of the next note: the first as soon as it trains
         while True:
             outcome = attempt.poll()
             if outcome is not None:
@@ -209,8 +210,8 @@ class Supervisor:
             if self.asked.stop:
                 attempt.ask_to_stop()
             self.wishes.look(attempt)
-            if time.monotonic() - noted > NOTE_S:
-                noted = time.monotonic()
+            if due == math.inf and attempt.track.first_step_s is not None or time.monotonic() > due:
+                due = time.monotonic() + NOTE_S
                 self.account.note(attempt, record)
             time.sleep(TICK_S)
 

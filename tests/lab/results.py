@@ -16,7 +16,7 @@ VARIABLE = "RYZEN_MPI_LAB_ROWS"
 """Names the file the rows are appended to, as JSON lines; without it they are dropped."""
 README = Path(__file__).with_name("README.md")
 MARK = "<!-- table: made by python -m tests.lab table -->"
-COLUMNS = ("scenario", "ranks", "noticed", "training again", "of it imports", "steps repeated", "same bits")
+COLUMNS = ("scenario", "ranks", "noticed", "training again", "of it imports", "steps repeated", "same bits", "remark")
 
 
 def row(
@@ -32,7 +32,7 @@ def row(
     Args:
         record, after: the attempt that the fault ended, and the next one.
         same: whether the final parameters are those of the undisturbed run, bit for bit.
-        more: further figures; they replace those of the records.
+        more: further figures, which replace those of the records; `remark`, `outcome`, `attempts` and `nodes` are shown.
     """
     path = os.environ.get(VARIABLE)
     if not path:
@@ -62,14 +62,17 @@ def line(found: dict) -> str:
     if found.get("ranks_after", found.get("ranks")) != found.get("ranks"):
         ranks += f" -> {found['ranks_after']}"
     same = {True: "yes", False: "no"}.get(found.get("same"), "")
+    remarks = [str(found[name]) for name in ("remark", "outcome") if name in found]
+    remarks += [f"{name} {found[name]}" for name in ("attempts", "nodes") if name in found]
     cells = (
-        found["scenario"] + (f": {found['note']}" if "note" in found else ""),
+        found["scenario"],
         ranks,
         seconds("noticed_s"),
         seconds("down_s"),
         seconds("import_s"),
         str(found.get("repeated", "")),
         same,
+        ", ".join(remarks),
     )
     return f"| {' | '.join(cells)} |"
 

@@ -33,7 +33,7 @@ def test_a_phase_file_runs_from_anywhere_on_all_its_nodes(lab, table, phase, nod
     hosts = {f"node{index + 1}": PER_NODE for index in range(nodes)}
     assert record["hosts"] == hosts
     assert hosts_of_ranks(job) == [host for host in hosts for _ in range(PER_NODE)]
-    table(f"slurm/phase{phase}.sh", job, nodes=nodes, ranks=[record["ranks"]], seconds=seconds)
+    table(f"slurm/phase{phase}.sh", job, nodes=nodes, ranks=record["ranks"], down_s=seconds, remark="seconds of the whole job")
 
 
 def hosts_of_ranks(job: LabJob) -> list[str]:
