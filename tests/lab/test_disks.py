@@ -23,6 +23,7 @@ def folder(lab, request):
     return run
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_for_a_while_ends_nothing(lab, folder, table):
     with full_disk(lab, folder, SIZE, fill=False) as disk:
         job = submit(lab, folder.name, 1, 1, *LONG_STEPS, "training.max_steps=250")
@@ -49,6 +50,7 @@ def test_a_disk_that_stays_full_ends_the_run_as_failed(lab, folder, table):
     table("disk full for good", job, outcome="failed")
 
 
+@pytest.mark.long
 def test_a_checkpoint_folder_that_is_read_only_ends_the_run_as_failed(lab, folder, table):
     job = submit(lab, folder.name, 1, 1, *LONG_STEPS, "training.max_steps=100", options="--retries 1")
     job.wait_for(lambda: job.step)

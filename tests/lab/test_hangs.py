@@ -5,6 +5,8 @@ import signal
 import time
 from datetime import datetime
 
+import pytest
+
 from tests.lab.faults import slow_rank
 from tests.lab.jobs import LabJob, submit
 
@@ -25,6 +27,7 @@ def stop(job: LabJob, step: int, ranks: tuple[int, ...]) -> float:
     return datetime.fromisoformat(job.events("verdict")[count]["time"].replace("Z", "+00:00")).timestamp() - began
 
 
+@pytest.mark.long
 def test_stopped_ranks(lab, undisturbed, table):
     job = submit(lab, "stopped", 3, 1, f"distributed.timeout_s={SHORT_S}")
     plan = [("rank 0", (0,)), ("a middle rank", (1,)), ("the last", (2,)), ("two at once", (0, 1))]

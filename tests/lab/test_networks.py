@@ -50,6 +50,7 @@ def test_a_host_that_dies_is_done_without(lab, table):
     table("host killed", job, first, second, down_s=down_s, import_s=import_s)
 
 
+@pytest.mark.long
 def test_a_cut_of_a_minute_costs_thirty_seconds_and_the_far_side_is_dead_before(lab, table):
     job = training(lab, "cut", steps=500)
     began = time.time()
@@ -65,6 +66,7 @@ def test_a_cut_of_a_minute_costs_thirty_seconds_and_the_far_side_is_dead_before(
     table("link cut for 60 s", job, first, second, down_s=down_s, import_s=import_s)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("direction", ["in", "out"])
 def test_a_link_that_works_one_way_is_no_link(lab, table, direction):
     job = training(lab, f"oneway-{direction}", steps=500)

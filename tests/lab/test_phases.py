@@ -15,7 +15,10 @@ START_UP = "distributed.timeout_s=60"
 """Up to 16 ranks start on this machine's few cores: they come to their first collectives far apart."""
 
 
-@pytest.mark.parametrize(("phase", "nodes"), [("1", 1), ("2a", 2), ("2b", 3), ("2c", 4)])
+@pytest.mark.parametrize(
+    ("phase", "nodes"),
+    [("1", 1), ("2a", 2), pytest.param("2b", 3, marks=pytest.mark.long), pytest.param("2c", 4, marks=pytest.mark.long)],
+)
 def test_a_phase_file_runs_from_anywhere_on_all_its_nodes(lab, table, phase, nodes):
     elsewhere = lab.shared / f"elsewhere {phase}"
     elsewhere.mkdir()
@@ -33,7 +36,14 @@ def test_a_phase_file_runs_from_anywhere_on_all_its_nodes(lab, table, phase, nod
     hosts = {f"node{index + 1}": PER_NODE for index in range(nodes)}
     assert record["hosts"] == hosts
     assert hosts_of_ranks(job) == [host for host in hosts for _ in range(PER_NODE)]
-    table(f"slurm/phase{phase}.sh", job, nodes=nodes, ranks=record["ranks"], down_s=seconds, remark="seconds of the whole job")
+    table(
+        f"slurm/phase{phase}.sh",
+        job,
+        nodes=nodes,
+        ranks=record["ranks"],
+        down_s=seconds,
+        remark="seconds of the whole job",
+    )
 
 
 def hosts_of_ranks(job: LabJob) -> list[str]:

@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import numpy as np
+import pytest
 
 from tests.lab.faults import link_cut
 from tests.lab.hosts import NETWORKS
@@ -59,6 +60,7 @@ def test_four_ranks_eight_and_four_again_train_every_sample_once(lab, table):
     assert np.abs(held["training/loss"] - losses).max() < 1e-9
 
 
+@pytest.mark.long
 def test_an_attempt_that_lost_its_network_goes_on_over_the_next(lab, table):
     words = (f"training.max_steps={STEPS}", "distributed.interfaces=[ib0,eth0]", "distributed.timeout_s=8")
     job = submit(lab, "failover", 2, 1, *words)

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.lab.faults import slurmctld_restart
 from tests.lab.jobs import REPO, LabJob, submit
 
@@ -34,6 +36,7 @@ def gone_on_at_the_saved_step(job: LabJob) -> tuple[dict, dict]:
     return first, second
 
 
+@pytest.mark.long
 def test_a_warned_job_saves_and_is_requeued(lab, table):
     job = training(lab, "warned", 200)
     lab.slurm("scancel", "--batch", "--signal=USR1", str(job.number))
@@ -49,6 +52,7 @@ def test_a_requeued_job_goes_on_at_its_step(lab, table):
     table("scontrol requeue", job, first, second)
 
 
+@pytest.mark.long
 def test_a_preempted_job_goes_on_at_its_step(lab, table):
     job = training(lab, "preempted", 200)
     urgent = lab.sbatch("#!/bin/bash\nexec sleep 1", options=["--nodes=4", "--exclusive", "--partition=urgent"])
@@ -57,6 +61,7 @@ def test_a_preempted_job_goes_on_at_its_step(lab, table):
     table("preempted by an urgent job", job, first, second)
 
 
+@pytest.mark.long
 def test_a_time_limit_costs_no_step(lab, table):
     # Slurm looks at time limits twice a minute: the warning comes 12 to 42 s after the start.
     job = training(lab, "limited", 900, sbatch=("--time=1:00", "--signal=B:USR1@18"))
@@ -66,6 +71,7 @@ def test_a_time_limit_costs_no_step(lab, table):
     table("time limit, warned by USR1", job, first, second)
 
 
+@pytest.mark.long
 def test_a_controller_that_is_away_stops_nothing(lab, table):
     job = training(lab, "controller", 500)
     with slurmctld_restart(lab):
