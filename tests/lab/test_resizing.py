@@ -29,7 +29,7 @@ def trains(job: LabJob) -> None:
 
 
 def test_four_ranks_eight_and_four_again_train_every_sample_once(lab, table):
-    whole = submit(lab, "whole", 1, 1, f"training.max_steps={STEPS}")
+    whole = submit(lab, "resize-whole", 1, 1, f"training.max_steps={STEPS}")
     whole.wait("COMPLETED")
     losses = whole.metrics()["training/loss"]
 
