@@ -40,7 +40,7 @@ def row(
     found: dict[str, object] = {"scenario": scenario, "same": same}
     if record is not None:
         found |= {"cause": record["cause"], "noticed_s": record["seen_s"], "ranks": record["ranks"]}
-    if record is not None and after is not None:
+    if record is not None and after is not None and after["resumed"] >= 0:  # else it was broken before it trained
         began = record["started"] + record["seconds"] - record["ended_s"] - (record["seen_s"] or 0.0)
         found |= {
             "ranks_after": after["ranks"],
@@ -79,23 +79,26 @@ def line(found: dict) -> str:
 
 def make(words: list[str]) -> int:
     """Runs the scenarios (`words`: further arguments for pytest) and puts the table into the README; pytest's code."""
-    from ryzen_mpi.bench.machine import machine
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         path.touch()
-        began = time.monotonic()
         command = [sys.executable, "-m", "pytest", "-m", "", str(Path(__file__).parent), *words]
         code = subprocess.run(command, env=os.environ | {VARIABLE: str(path), "CI": "true"}).returncode
         rows = [json.loads(text) for text in path.read_text().splitlines()]
-    facts = machine()
-    head = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    where = f"{facts.get('cpu', 'this machine')}, {facts.get('cores', '?')} cores"
-    when = f"{time.strftime('%Y-%m-%d')}, {where}: {len(rows)} scenarios in {(time.monotonic() - began) / 60:.0f} min."
     if code:
         print("not all passed: the table in the README stays as it is", file=sys.stderr)
-        print("\n".join([*head, *map(line, rows)]))
+        print("\n".join(map(line, rows)))
         return code
+    write(rows)
+    return 0
+
+
+def write(rows: list[dict]) -> None:
+    """Puts the table of `rows` into the README."""
+    from ryzen_mpi.bench.machine import machine
+
+    facts = machine()
+    when = f"{time.strftime('%Y-%m-%d')}, {facts['cpu']}, {facts['cores']} cores: {len(rows)} scenarios."
+    head = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     before, _, _ = README.read_text().partition(MARK)
     README.write_text("\n".join([before.rstrip(), "", MARK, "", when, "", *head, *map(line, rows), ""]))
-    return 0

@@ -42,13 +42,8 @@ def test_four_ranks_eight_and_four_again_train_every_sample_once(lab, table):
         done, seconds = ask(job, ranks)
         assert done.returncode == 0 and done.stdout.startswith(f"{ranks} ranks train from step "), done
         record = job.records()[-1]
-        table(
-            f"resize {before} -> {ranks} ranks",
-            job,
-            seconds=seconds,
-            import_s=record["import_s"],
-            ranks=[before, ranks],
-        )
+        name, import_s = f"resize {before} -> {ranks} ranks", record["import_s"]
+        table(name, job, ranks=before, ranks_after=ranks, down_s=seconds, import_s=import_s)
         trains(job)
     job.wait("COMPLETED")
 
