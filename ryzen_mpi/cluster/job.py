@@ -43,7 +43,8 @@ def run_job(body: Callable[[World], int], tell: Callable[[str, str], object] = l
         return _leave(world, error)
     except KeyboardInterrupt as error:  # before training took the signals over
         tell(*how_it_ends(error))
-        print(f"ryzen_mpi: rank {world.rank} interrupted", file=sys.stderr, flush=True)
+        if world.size == 1 or str(error) != "SIGTERM":  # mpirun's to all when one of them failed: that one has spoken
+            print(f"ryzen_mpi: rank {world.rank} interrupted", file=sys.stderr, flush=True)
         world.exchange.abort(130)
         return 130
     except Exception as error:
