@@ -135,6 +135,13 @@ def test_the_last_cache_is_the_largest(tmp_path):
     assert last_level_cache(tmp_path / "none")[1].startswith("assumed")
 
 
+class Done:
+    """A request that has ended."""
+
+    def Test(self):
+        return True
+
+
 class Solo:
     """A communicator of one rank, enough for the loop."""
 
@@ -148,8 +155,13 @@ class Solo:
     def Allgather(self, mine, everyone):
         everyone.reshape(-1)[...] = np.asarray(mine).reshape(-1)
 
-    def Allgatherv(self, mine, everyone):
+    def Iallgather(self, mine, everyone):
+        self.Allgather(mine, everyone)
+        return Done()
+
+    def Iallgatherv(self, mine, everyone):
         everyone[0][...] = mine
+        return Done()
 
 
 def test_sides_take_turns_and_cycle_through_their_memory():
