@@ -95,26 +95,17 @@ class RunDirectory:
 
         Under a supervisor it waits PREDECESSOR_S for the one who holds it: two attempts meet, two runs do not.
         """
-        handle = -1
-        patience = time.monotonic() + (0.0 if self.epoch is None else PREDECESSOR_S)
         try:
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-            _flock(handle, patience)
-        except BlockingIOError:
-            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-            os.close(handle)
+            return hold(self.path / ".lock", 0.0 if self.epoch is None else PREDECESSOR_S)
+        except Held as held:
             raise UserError(
-                f"run directory {self.path} is in use by {holder}", "wait for it, or choose another with --run-dir DIR"
+                f"run directory {self.path} is in use by {held.holder}",
+                "wait for it, or choose another with --run-dir DIR",
             ) from None
         except OSError as error:  # of another user, or on a file system without locks
-            if handle >= 0:
-                os.close(handle)
             raise UserError(
                 f"run directory {self.path} can't be locked: {error.strerror}", "choose another with --run-dir DIR"
             ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        return handle
 
     def read_complete(self) -> dict[str, Any] | None:
         """The summary of a run that reached its end, or None. A damaged one counts as none."""
@@ -196,16 +187,32 @@ SET_ASIDE = "set-aside"
 """In `checkpoints`: those of a future that a rollback has left, and damaged ones; `step-00000300.20260102-030405`."""
 
 
-def _flock(handle: int, until: float) -> None:
-    """The exclusive lock on `handle`. Raises BlockingIOError where another has it and `until` (monotonic) is over."""
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                raise
-            time.sleep(0.1)
+class Held(Exception):
+    """A lock that another process has; `holder` says which."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+def hold(path: Path, patience_s: float = 0.0) -> int:
+    """The lock `path`, this process's until it ends, however it ends. Raises Held after `patience_s`, and OSError."""
+    handle, until = os.open(path, os.O_RDWR | os.O_CREAT, 0o644), time.monotonic() + patience_s
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise Held(os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process") from None
+                time.sleep(0.1)
+    except BaseException:
+        os.close(handle)
+        raise
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+    return handle
 
 
 def new_run_path(profile: str) -> Path:

@@ -70,7 +70,7 @@ def supervise(
     job.run.create()
     lock = job.files.lock()  # held until this process ends
     voice = Voice(EventLog(job.run.events, "supervisor", {"run": job.run.path.name}))
-    job = replace(job, command=setting.choose_launcher(job, allocation, voice))
+    job = replace(job, command=setting.choose_launcher(job, voice))
     supervisor = Supervisor(job, wanted, voice, asked)
     code = supervisor.run()
     setting.show(supervisor.account.summary(), job.run.path, code)

@@ -228,7 +228,7 @@ def kill_descendants() -> None:
 
 def _left_when_asked(fault: Fault) -> bool:
     """A rank that was asked before it could listen: the signal itself ended it."""
-    return fault.kind in ("killed", "exited") and ("SIGUSR1" in fault.evidence or fault.kind == "exited")
+    return fault.kind == "exited" or (fault.kind == "killed" and "SIGUSR1" in fault.evidence)
 
 
 def _before_launcher() -> None:

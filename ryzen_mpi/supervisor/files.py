@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.rundir import RunDirectory
+from ryzen_mpi.rundir import Held, RunDirectory, hold
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,20 @@ class Files:
         """Makes the folder and keeps it for this process until it ends, however it ends. Raises UserError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock.touch()
         except OSError as error:
             raise UserError(
                 f"{self.folder} can't be written: {error.strerror}", "choose another run directory with --run-dir DIR"
             ) from None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return hold(self._lock)
+        except Held as held:
+            raise UserError(
+                f"{self.run.path} is supervised already, by {held.holder}",
+                "ask that one (ryzen-mpi resize, ryzen-mpi rollback), or choose another --run-dir",
+            ) from None
         except OSError as error:
-            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-            os.close(handle)
-            if isinstance(error, BlockingIOError):
-                raise UserError(
-                    f"{self.run.path} is supervised already, by {holder}",
-                    "ask that one (ryzen-mpi resize, ryzen-mpi rollback), or choose another --run-dir",
-                ) from None
             raise UserError(f"{self._lock} can't be locked: {error.strerror}", "choose another --run-dir") from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        return handle
 
     def is_supervised(self) -> bool:
         """Whether a supervisor is at work on the run."""

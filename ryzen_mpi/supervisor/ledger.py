@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from ryzen_mpi.supervisor.listener import Pulse
 
@@ -100,9 +99,6 @@ class Record:
     evidence: str = ""
     seen_s: float | None = None
     ended_s: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

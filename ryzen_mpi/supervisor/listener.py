@@ -20,12 +20,11 @@ class Pulse:
     Attributes:
         report: the newest.
         heard: monotonic seconds it was last heard, by the address of ours that heard it.
-        first_s, trained_first_s: when it was first heard; when it had first finished a step; None before.
+        sender: where its answers go, by the address of ours that heard it.
     """
 
     report: Report
     heard: dict[str, float] = field(default_factory=dict)
-    first_s: float = 0.0
     sender: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
@@ -72,7 +71,7 @@ class Listener:
     def pulses(self) -> dict[int, Pulse]:
         """Every rank heard so far, as it is now."""
         with self._lock:
-            return {rank: Pulse(p.report, dict(p.heard), p.first_s) for rank, p in sorted(self._pulses.items())}
+            return {rank: Pulse(p.report, dict(p.heard)) for rank, p in sorted(self._pulses.items())}
 
     def order(self, word: str) -> None:
         """Tells all guards `word` (one of ORDERS) at once, and with every answer from now on."""
@@ -106,14 +105,13 @@ class Listener:
 
     def _take(self, report: Report, address: str, sender: tuple[str, int]) -> None:
         pulse = self._pulses.get(report.rank)
-        now = time.monotonic()
         if pulse is None:
-            pulse = self._pulses[report.rank] = Pulse(report, first_s=now)
+            pulse = self._pulses[report.rank] = Pulse(report)
         if report.number < pulse.report.number or report.number <= self._numbers.get((report.rank, address), -1):
             return  # overtaken on the way, or sent again by somebody
         pulse.report = report
         self._numbers[report.rank, address] = report.number
-        pulse.heard[address], pulse.sender[address] = now, sender
+        pulse.heard[address], pulse.sender[address] = time.monotonic(), sender
         self._answer(address, sender, report.number)
 
     def _answer(self, address: str, sender: tuple[str, int], number: int) -> None:

@@ -157,7 +157,6 @@ class Supervisor:
         try:
             record = self.account.open(start.ranks, start.hosts)
             self._open_fence(RunDirectory(self.job.run.path, record.epoch))
-            self.state.save(self.files.state)
         except OSError as error:
             self.state.records.pop()  # nothing was started: nobody has to wait for its end
             self.state.ending = 0.0

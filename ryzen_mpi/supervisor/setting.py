@@ -80,14 +80,14 @@ def read_job(
     return Job(RunDirectory(path), command, nodes, per_node, least, retries, limits, interfaces), wanted
 
 
-def choose_launcher(job: Job, allocation: slurm.Allocation | None, voice: Voice) -> Command:
+def choose_launcher(job: Job, voice: Voice) -> Command:
     """The command with a launcher that works here, where it was left to us. Raises UserError with what was tried."""
     if job.command.kind != AUTO:
         return job.command
     tried = []
     for name in ("mpirun", SRUN):
         command = job.command.with_launcher(name)
-        problem = _try(command, job, allocation)
+        problem = _try(command, job)
         if problem is None:
             passed = f" ({'; '.join(tried)})" if tried else ""
             voice.say("launcher", f"launcher: {name}, it reached all {len(job.nodes.names)} nodes{passed}")
@@ -101,7 +101,7 @@ _PROBE = (
 )
 
 
-def _try(command: Command, job: Job, allocation: slurm.Allocation | None) -> str | None:
+def _try(command: Command, job: Job) -> str | None:
     """Why this launcher can't start an MPI program of one rank a node; None where it can."""
     if shutil.which(command.launcher[0]) is None:
         return "not on PATH"

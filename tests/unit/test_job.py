@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from threads import Threads
 
 from ryzen_mpi.cluster import job
 from ryzen_mpi.cluster.job import all_agree, leader_decides, run_job
@@ -15,23 +14,6 @@ from ryzen_mpi.cluster.world import World, alone
 from ryzen_mpi.errors import UserError
 
 SIZE = 3
-
-
-class Threads:
-    """An exchange between threads that passes nothing but JSON, as the real ones do."""
-
-    def __init__(self, size: int) -> None:
-        self._barrier, self._slots, self._rank = threading.Barrier(size, timeout=20), [None] * size, threading.local()
-
-    def allgather(self, value):
-        self._slots[self._rank.value] = json.dumps(value)
-        self._barrier.wait()
-        told = [json.loads(slot) for slot in self._slots]
-        self._barrier.wait()
-        return told
-
-    def broadcast(self, value):
-        return self.allgather(value)[0]
 
 
 def on_all(act) -> list:
