@@ -124,6 +124,10 @@ class Hardware(Section):
     gradient_checkpoint: bool = False
     """Recompute a layer's activations in backward instead of keeping them."""
     zero_stage: Literal[0, 1, 2] = 0
+    """0: every rank holds and updates everything. 1: master weights and moments are cut among the ranks; on a node the
+    weights the model computes with are there once. 2: gradients too, summed up bucket by bucket during backward."""
+    shared_folder: str = "/dev/shm"
+    """Where the ranks of a node have the memory they share under `zero_stage` 1 and 2; a folder on a disk works too."""
     max_seq_length: Annotated[int, Field(ge=2)] | None = None
     """Positions the model has room for; default `model.seq_length`."""
     attention: Literal["auto", "batched", "fused"] = "auto"

@@ -217,7 +217,34 @@ static PyObject *py_reduce(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyMethodDef functions[] = {{"reduce", py_reduce, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+/* widen_sum(sources, target, count, add): addresses of bfloat16 in a tuple, of float32; local. */
+static PyObject *py_widen_sum(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *from, *to;
+    Py_ssize_t count;
+    int add;
+    if (!PyArg_ParseTuple(args, "O!Onp", &PyTuple_Type, &from, &to, &count, &add)) return NULL;
+    Py_ssize_t sources = PyTuple_Size(from);
+    if (sources < 1 || count < 0) {
+        PyErr_SetString(PyExc_ValueError, "nothing to add");
+        return NULL;
+    }
+    char **address = calloc(sources, sizeof(char *));
+    if (!address) return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < sources; i++) address[i] = PyLong_AsVoidPtr(PyTuple_GetItem(from, i));
+    float *target = PyLong_AsVoidPtr(to);
+    if (!PyErr_Occurred()) {
+        PyThreadState *gil = PyEval_SaveThread();
+        widen_sum(address, (int)sources, target, count, add);
+        PyEval_RestoreThread(gil);
+    }
+    free(address);
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"reduce", py_reduce, METH_VARARGS, NULL}, {"widen_sum", py_widen_sum, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernel", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__kernel(void) {

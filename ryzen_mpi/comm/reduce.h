@@ -186,6 +186,41 @@ CLONES static void bf16_add(char *const *src, int sources, char *const *dst, int
     bf16_sum(last_src, sources, last_dst, targets, count - done, divisor);
 }
 
+/* Sums of bfloat16 that stay wide: `to` is, or grows by, ((s0 + s1) + s2) + ... */
+static inline __attribute__((always_inline)) void widen_few(char *const *src, const int sources, float *to, size_t count,
+                                                            const int add) {
+    const uint16_t *s[4];
+    for (int k = 0; k < sources; k++) s[k] = (const uint16_t *)src[k];
+    _Pragma("GCC ivdep") for (size_t i = 0; i < count; i++) {
+        float sum = widen_bf16(s[0][i]);
+        if (sources > 1) sum += widen_bf16(s[1][i]);
+        if (sources > 2) sum += widen_bf16(s[2][i]);
+        if (sources > 3) sum += widen_bf16(s[3][i]);
+        to[i] = add ? to[i] + sum : sum;
+    }
+}
+
+CLONES static void widen_many(char *const *src, int sources, float *to, size_t count, int add) {
+    float sum[CHUNK] __attribute__((aligned(64)));
+    for (size_t at = 0; at < count; at += CHUNK) {
+        size_t n = count - at < CHUNK ? count - at : CHUNK;
+        for (size_t i = 0; i < n; i++) sum[i] = widen_bf16(((const uint16_t *)src[0])[at + i]);
+        for (int k = 1; k < sources; k++)
+            for (size_t i = 0; i < n; i++) sum[i] += widen_bf16(((const uint16_t *)src[k])[at + i]);
+        for (size_t i = 0; i < n; i++) to[at + i] = add ? to[at + i] + sum[i] : sum[i];
+    }
+}
+
+CLONES static void widen_sum(char *const *src, int sources, float *to, size_t count, int add) {
+    if (sources == 1 && add) widen_few(src, 1, to, count, 1);
+    else if (sources == 1) widen_few(src, 1, to, count, 0);
+    else if (sources == 2 && add) widen_few(src, 2, to, count, 1);
+    else if (sources == 2) widen_few(src, 2, to, count, 0);
+    else if (sources == 4 && add) widen_few(src, 4, to, count, 1);
+    else if (sources == 4) widen_few(src, 4, to, count, 0);
+    else widen_many(src, sources, to, count, add);
+}
+
 /* float16 a block at a time: compilers cannot yet vectorise its conversion, the processor's instruction does eight. */
 #if defined(__x86_64__)
 #include <immintrin.h>

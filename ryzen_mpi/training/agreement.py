@@ -22,9 +22,10 @@ class Row:
     """One rank's words at a step. Every field is a number; field order is the order on the wire.
 
     Attributes:
-        finite: 1 where this rank's loss is finite.
+        finite: 1 where this rank's loss and its part of the gradient are finite.
         stop: number of the signal it was asked to stop with, or 0.
         loss: its part of the step's mean loss (nats per token; the parts add up).
+        square_norm: its part of the squared norm of the gradient (the parts add up).
         right: right predictions among its tokens.
         tokens: tokens it trained in this step.
         step_s, communication_s: of the step before, which is the newest it can know.
@@ -35,6 +36,7 @@ class Row:
     finite: float = 1.0
     stop: float = 0.0
     loss: float = 0.0
+    square_norm: float = 0.0
     right: float = 0.0
     tokens: float = 0.0
     step_s: float = float("nan")
@@ -53,6 +55,7 @@ class Table:
     finite: np.ndarray
     stop: np.ndarray
     loss: np.ndarray
+    square_norm: np.ndarray
     right: np.ndarray
     tokens: np.ndarray
     step_s: np.ndarray

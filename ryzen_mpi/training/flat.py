@@ -23,14 +23,59 @@ class Place:
     name: str
     offset: int
     shape: torch.Size
+    order: int = 0
+    """Of the parameter in the model."""
 
     @property
     def end(self) -> int:
         return self.offset + self.shape.numel()
 
+    @property
+    def room(self) -> int:
+        """End of what it takes, where the next one begins."""
+        return -(-self.end // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the trained parameters of a model lie in a flat vector; a function of their names and shapes alone.
+
+    Attributes:
+        places: in the order in which backward reaches them, those that decay first.
+        size: elements of the vector.
+        decayed: length of the front part that weight decay applies to (matrices; not norms).
+    """
+
+    places: tuple[Place, ...]
+    size: int
+    decayed: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Layout:
+        """That of a model's parameters, those that are frozen left out, shared ones once."""
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        order = {name: number for number, name in enumerate(trained)}
+        ordered = sorted(list(trained)[::-1], key=lambda name: trained[name].ndim < 2)  # stable
+        places: list[Place] = []
+        size = decayed = 0
+        for name in ordered:
+            places.append(Place(name, size, trained[name].shape, order[name]))
+            size = places[-1].room
+            if trained[name].ndim >= 2:
+                decayed = size
+        return cls(tuple(places), size, decayed)
+
 
 def _private(size: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(size, dtype=dtype)
+
+
+def trained_parameters(model: nn.Module, compute: torch.dtype) -> dict[str, nn.Parameter]:
+    """Those of a layout, by name; the frozen ones become what the model computes with."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(compute)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 class FlatParameters:
@@ -53,18 +98,9 @@ class FlatParameters:
         gradient_memory: Callable[[int, torch.dtype], Tensor] | None = None,
     ) -> None:
         wide = torch.promote_types(compute, torch.float32)
-        self.parameters = dict(model.named_parameters())
-        backward_order = list(self.parameters)[::-1]
-        ordered = sorted(backward_order, key=lambda name: self.parameters[name].ndim < 2)  # stable
-        self.places: list[Place] = []
-        size = 0
-        self.decayed = 0
-        for name in ordered:
-            parameter = self.parameters[name]
-            self.places.append(Place(name, size, parameter.shape))
-            size += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
-            if parameter.ndim >= 2:
-                self.decayed = size
+        self.layout = Layout.of(model)
+        self.parameters = trained_parameters(model, compute)
+        self.places, self.decayed, size = self.layout.places, self.layout.decayed, self.layout.size
         self.master = torch.zeros(size, dtype=wide)
         self.gradient = (gradient_memory or _private)(size, wide)
         self.working = self.master if compute == wide else torch.zeros(size, dtype=compute)
@@ -87,3 +123,12 @@ class FlatParameters:
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of `vector` by parameter name."""
         return {place.name: self.view(vector, place) for place in self.places}
+
+
+def layers_of(layout: Layout) -> dict[str, list[int]]:
+    """Numbers of a layout's places by layer: `token`, `position`, `blocks.0`, ..., in the model's order."""
+    layers: dict[str, list[int]] = {}
+    for number, place in sorted(enumerate(layout.places), key=lambda item: item[1].order):
+        parts = place.name.split(".")
+        layers.setdefault(".".join(parts[:2]) if parts[0] == "blocks" else parts[0], []).append(number)
+    return layers

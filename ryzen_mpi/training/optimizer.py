@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
+from torch import Tensor
 
 from ryzen_mpi.config import Training
-from ryzen_mpi.training.flat import FlatParameters
+
+
+class Updatable(Protocol):
+    """Flat vectors to update.
+
+    Attributes:
+        master, gradient: [size].
+        decayed: length of the front part that weight decay applies to.
+    """
+
+    master: Tensor
+    gradient: Tensor
+    decayed: int
 
 
 class FlatOptimizer:
     """Updates `flat.master` from `flat.gradient`; weight decay on matrices alone.
 
+    Args:
+        moments: zeroed memory for the moments; own where absent.
+
     Attributes:
         first, second: [size] running means of the gradient and of its square (Kingma & Ba 2015, algorithm 1).
     """
 
-    def __init__(self, flat: FlatParameters, settings: Training) -> None:
-        self.first, self.second = torch.zeros_like(flat.master), torch.zeros_like(flat.master)
+    def __init__(self, flat: Updatable, settings: Training, moments: tuple[Tensor, Tensor] | None = None) -> None:
+        self.first, self.second = moments or (torch.zeros_like(flat.master), torch.zeros_like(flat.master))
         self._counts: list[torch.Tensor] = []
         groups, states = [], {}
         for part, decay in ((slice(0, flat.decayed), settings.weight_decay), (slice(flat.decayed, None), 0.0)):

@@ -161,15 +161,3 @@ def broadcast_vector(vector: Tensor, group: dist.ProcessGroup | None = None) -> 
     """Rank 0's `vector` into everyone's, in pieces: each has the group's timeout to itself. Collective."""
     for piece in vector.split(BROADCAST_BYTES // vector.element_size()):
         dist.broadcast(piece, src=0, group=group)
-
-
-def broadcast_weights(flat: FlatParameters, group: dist.ProcessGroup | None = None) -> None:
-    """Rank 0's weights to all. Collective. Processors of different make may draw other random numbers."""
-    if world_size(group) > 1:
-        broadcast_vector(flat.master, group)
-    flat.publish()
-
-
-def gradient_norm(flat: FlatParameters) -> float:
-    """Global L2 norm of the reduced gradient; the same on all ranks, whose vectors are the same. Local."""
-    return float(torch.linalg.vector_norm(flat.gradient, dtype=torch.promote_types(flat.gradient.dtype, torch.float32)))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ryzen_mpi.comm.arena import shared_memory
 from ryzen_mpi.config import Settings
 from ryzen_mpi.data.sampler import Sampler, rank_slice
 from ryzen_mpi.data.source import TokenSource
@@ -19,12 +18,9 @@ from ryzen_mpi.model.dropout import mix
 from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.agreement import Agreement, Row, Table, Usage
 from ryzen_mpi.training.evaluate import HeldOut, evaluate
-from ryzen_mpi.training.flat import FlatParameters
-from ryzen_mpi.training.optimizer import FlatOptimizer
-from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, Reducer, broadcast_weights, gradient_norm
+from ryzen_mpi.training.flat import layers_of
 from ryzen_mpi.training.schedule import learning_rate
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+from ryzen_mpi.training.strategy import Strategy, make_strategy
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class StepOutcome:
         skipped: no rank updated its weights.
         stop: number of the signal some rank was asked to stop with, or 0.
         table: every rank's row; its times are those of the step before.
+        gradient_variance: of each layer's gradient elements before clipping, every training.log_interval steps.
         step_s, communication_s: this rank's.
     """
 
@@ -68,6 +65,7 @@ class StepOutcome:
     skipped: bool
     stop: int
     table: Table
+    gradient_variance: list[float] | None
     step_s: float
     communication_s: float
 
@@ -75,7 +73,7 @@ class StepOutcome:
 class TrainingStep:
     """The state of training on one rank and the step that moves it on.
 
-    All ranks construct it alike and call `run` together. A checkpoint keeps `progress`, `flat` and `optimizer`.
+    All ranks construct it alike and call `run` together. A checkpoint keeps `progress` and what `strategy` holds.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class TrainingStep:
         rank: int,
         ranks: int,
         global_batch: int,
-        reducer: Callable[[FlatParameters, dist.ProcessGroup | None], Reducer] | None = None,
+        strategy: Callable[[Transformer, Settings, dist.ProcessGroup | None], Strategy] = make_strategy,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.settings, self.source, self.rank, self.ranks, self.group = settings, source, rank, ranks, group
@@ -93,12 +91,8 @@ class TrainingStep:
         self.total_samples = settings.training.total_epochs * source.num_samples
         self.sampler = Sampler(source.num_samples, settings.training.seed)
         self.model = build_model(settings)
-        shared = shared_memory(group) if settings.distributed.arena else None
-        self.flat = FlatParameters(self.model, DTYPES[settings.hardware.dtype], shared)
-        broadcast_weights(self.flat, group)
-        choice = reducer or (BucketedReducer if shared is None else ArenaReducer)
-        self.reducer: Reducer = choice(self.flat, group)
-        self.optimizer = FlatOptimizer(self.flat, settings.training)
+        self.strategy = strategy(self.model, settings, group)
+        self.layers = layers_of(self.strategy.layout)
         self.agreement, self.usage = Agreement(group), Usage()
         self.progress = Progress()
         if settings.hardware.compile:
@@ -119,17 +113,20 @@ class TrainingStep:
         count = min(self.global_batch, self.total_samples - done.samples)
         tokens = count * self.settings.model.seq_length
         loss, right, mine = self._forward_backward(done.samples, count, 1.0 / tokens)
-        communication_s = self.reducer.finish()
-        norm = gradient_norm(self.flat)
-        finite = math.isfinite(loss) and math.isfinite(norm)
+        communication_s = self.strategy.reduce()
+        square = self.strategy.square_norm()
+        finite = math.isfinite(loss) and math.isfinite(square)
         rss, cpu_share = self.usage.sample()
         table, agreed_s = self.agreement.gather(
-            Row(finite, stop, loss, right, mine, self._last[0], self._last[1], rss, cpu_share)
+            Row(finite, stop, loss, square, right, mine, self._last[0], self._last[1], rss, cpu_share)
         )
         skipped = not table.finite.all()
+        norm = math.sqrt(table.square_norm.sum())
         rate = learning_rate(done.step, self.total_steps, self.settings.training)
+        variance = self._variance() if (done.step + 1) % self.settings.training.log_interval == 0 else None
         if not skipped:
-            self._update(norm, rate)
+            clip = self.settings.training.clip_norm
+            self.strategy.update(clip / norm if clip and norm > clip else 1.0, rate)
         self.progress = Progress(done.step + 1, done.samples + count, done.skipped + skipped)
         self._last = (time.perf_counter() - started, communication_s + agreed_s)
         return StepOutcome(
@@ -143,13 +140,14 @@ class TrainingStep:
             skipped,
             int(table.stop.max()),
             table,
+            variance,
             *self._last,
         )
 
     def last_times(self) -> Table:
         """The rows of all ranks with the times of the newest step, for the record of the last one. Collective."""
         rss, cpu_share = self.usage.sample()
-        return self.agreement.gather(Row(1, 0, 0, 0, 0, *self._last, rss, cpu_share))[0]
+        return self.agreement.gather(Row(1, 0, 0, 0, 0, 0, *self._last, rss, cpu_share))[0]
 
     def evaluate(self, beat: Callable[[], object] = lambda: None) -> HeldOut:
         """Held-out figures of the model as it is. Collective. `beat` is called after each batch."""
@@ -169,27 +167,34 @@ class TrainingStep:
         """This rank's part of the loss, its right predictions and its tokens; gradients on their way."""
         seed, dropout = self.settings.training.seed, self.settings.model.dropout
         self.model.train()
-        self.reducer.begin()
+        self.strategy.begin()
         batches = list(self.micro_batches(position, count))
         loss, right = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
-        for number, positions in enumerate(batches, start=1):
-            indices = self.sampler.indices(int(positions[0]), len(positions))
-            samples = torch.from_numpy(self.source.sample(indices))
-            keys = tuple(mix(seed, int(p)) for p in positions) if dropout else None
-            part, hits = self.model(samples[:, :-1], samples[:, 1:], scale, keys)
-            if number == len(batches):
-                self.reducer.last_micro_batch()
-            part.backward()
-            loss += part.detach()
-            right += hits
+        for number in range(self._rounds(count)):
+            if number < len(batches):
+                positions = batches[number]
+                indices = self.sampler.indices(int(positions[0]), len(positions))
+                samples = torch.from_numpy(self.source.sample(indices))
+                keys = tuple(mix(seed, int(p)) for p in positions) if dropout else None
+                part, hits = self.model(samples[:, :-1], samples[:, 1:], scale, keys)
+                self.strategy.before_backward(last=number + 1 == len(batches))
+                part.backward()
+                loss += part.detach()
+                right += hits
+            self.strategy.after_micro_batch()
         return float(loss), int(right), sum(map(len, batches)) * self.settings.model.seq_length
 
-    def _update(self, norm: float, rate: float) -> None:
-        clip = self.settings.training.clip_norm
-        if clip and norm > clip:
-            self.flat.gradient.mul_(clip / norm)
-        self.optimizer.step(rate)
-        self.flat.publish()
+    def _rounds(self, count: int) -> int:
+        """Micro-batches of the rank that has the most, of a step of `count` samples."""
+        most = rank_slice(count, 0, self.ranks)
+        return -(-(most.stop - most.start) // self.settings.training.batch_size)
+
+    def _variance(self) -> list[float]:
+        """Variance of each layer's gradient elements. Collective."""
+        places = self.strategy.layout.places
+        sums = self.strategy.layer_moments(self.layers).tolist()
+        sizes = [sum(places[number].shape.numel() for number in numbers) for numbers in self.layers.values()]
+        return [square / size - (total / size) ** 2 for (total, square), size in zip(sums, sizes, strict=True)]
 
 
 def build_model(settings: Settings) -> Transformer:

@@ -15,7 +15,7 @@ from ryzen_mpi.metrics.events import EventLog, event_file
 from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 from ryzen_mpi.metrics.sink import NullSink, Sink, Sinks
 from ryzen_mpi.rundir import RunDirectory
-from ryzen_mpi.training.recorder import Recorder, layer_slices
+from ryzen_mpi.training.recorder import Recorder
 from ryzen_mpi.training.saver import NoSaver, Saver
 from ryzen_mpi.training.step import TrainingStep
 from ryzen_mpi.training.witness import event_labels
@@ -55,7 +55,7 @@ def open_tools(
         metrics = Hdf5Sink(
             run.metrics,
             world.size,
-            list(layer_slices(step.flat)),
+            list(step.layers),
             resumed,
             run={"run": run.path.name, "profile": profile},
             events=event_file(run.events, 0),
@@ -69,8 +69,4 @@ def open_tools(
 
         saver = Saver(run, settings.training.keep_checkpoints, corpus, resumed, not_saved)
     progress = console.progress(total_steps, resumed)
-    training = settings.training
-    recorder = Recorder(
-        sink, progress, step.flat, training.log_interval if world.is_leader else 2**62, training.clip_norm
-    )
-    return Tools(events, recorder, saver, progress, partial(leader_decides, world))
+    return Tools(events, Recorder(sink, progress), saver, progress, partial(leader_decides, world))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from ryzen_mpi.training.reduce import BucketedReducer, NaiveReducer
 from ryzen_mpi.training.schedule import learning_rate
 from ryzen_mpi.training.step import build_model
+from ryzen_mpi.training.strategy import make_strategy
 
 MANY_BUCKETS = functools.partial(BucketedReducer, bucket_bytes=2048)
 VARIANTS = {
@@ -35,11 +36,11 @@ def test_five_steps_in_float64_equal_those_of_one_rank_without_accumulation(worl
     ours = tiny.distributed(world, tiny.settings(**changes), batch)
     reference = tiny.alone(solo, tiny.settings(**changes | dict(training__batch_size=64)), batch)
     assert ours.total_steps == reference.total_steps == tiny.STEPS
-    start = ours.flat.master.clone()
+    start = ours.strategy.flat.master.clone()
     got, expected = tiny.run(ours), tiny.run(reference)
-    assert tiny.largest_difference(ours.flat.master, start) > 1e-3  # it did train
-    assert tiny.largest_difference(ours.flat.master, reference.flat.master) < 1e-12
-    assert tiny.largest_difference(ours.optimizer.second, reference.optimizer.second) < 1e-12
+    assert tiny.largest_difference(ours.strategy.flat.master, start) > 1e-3  # it did train
+    assert tiny.largest_difference(ours.strategy.flat.master, reference.strategy.flat.master) < 1e-12
+    assert tiny.largest_difference(ours.strategy.optimizer.second, reference.strategy.optimizer.second) < 1e-12
     for a, b in zip(got, expected, strict=True):
         assert a.loss == pytest.approx(b.loss, abs=1e-12)
         assert a.gradient_norm == pytest.approx(b.gradient_norm, abs=1e-12)
@@ -79,26 +80,26 @@ def test_the_reference_itself_equals_a_plain_pytorch_loop(world, group, solo):
             part["lr"] = learning_rate(number, tiny.STEPS, training)
         optimizer.step()
         assert step.run().loss == pytest.approx(loss.item(), abs=1e-12)
-    weights = step.flat.named(step.flat.master)
+    weights = step.strategy.flat.named(step.strategy.flat.master)
     assert max(tiny.largest_difference(weights[n], p.detach()) for n, p in model.named_parameters()) < 1e-12
 
 
 @pytest.mark.parametrize("reducer", [BucketedReducer, MANY_BUCKETS, NaiveReducer], ids=["one", "many", "naive"])
 def test_every_reducer_trains_the_same(world, group, solo, reducer):
     settings = tiny.settings(training__batch_size=2, model__dropout=0.1)
-    ours = tiny.distributed(world, settings, 11, reducer=reducer)
-    reference = tiny.alone(solo, settings, 11, reducer=NaiveReducer)
+    ours = tiny.distributed(world, settings, 11, strategy=tiny.with_reducer(reducer))
+    reference = tiny.alone(solo, settings, 11, strategy=tiny.with_reducer(NaiveReducer))
     if reducer is MANY_BUCKETS:
-        assert len(ours.reducer.buckets) > 10
+        assert len(ours.strategy.reducer.buckets) > 10
     tiny.run(ours), tiny.run(reference)
-    assert tiny.largest_difference(ours.flat.master, reference.flat.master) < 1e-12
+    assert tiny.largest_difference(ours.strategy.flat.master, reference.strategy.flat.master) < 1e-12
 
 
 @pytest.mark.parametrize("reducer", [MANY_BUCKETS, NaiveReducer], ids=["many buckets", "naive"])
 @pytest.mark.parametrize("batch_size", [1, 2, 12])
 def test_gradients_equal_those_of_distributed_data_parallel(world, group, reducer, batch_size):
     settings = tiny.settings(training__batch_size=batch_size, training__clip_norm=0.0)
-    step = tiny.distributed(world, settings, 11, reducer=reducer)
+    step = tiny.distributed(world, settings, 11, strategy=tiny.with_reducer(reducer))
     peer = torch.nn.parallel.DistributedDataParallel(build_model(settings).double())
     batches = list(step.micro_batches(0, 11))
     for number, positions in enumerate(batches, start=1):
@@ -107,7 +108,7 @@ def test_gradients_equal_those_of_distributed_data_parallel(world, group, reduce
         loss, _ = peer(samples[:, :-1], samples[:, 1:], 1 / (11 * settings.model.seq_length))
         loss.backward()
     outcome = step.run()
-    gradients = step.flat.named(step.flat.gradient)
+    gradients = step.strategy.flat.named(step.strategy.flat.gradient)
     for name, parameter in peer.module.named_parameters():
         # DistributedDataParallel divides by the ranks; our loss is divided by the global batch already
         assert tiny.largest_difference(gradients[name], parameter.grad * world.size) < 1e-12, name
@@ -120,7 +121,7 @@ def test_float32_stays_within_rounding_of_one_rank(world, group, solo):
     got, expected = tiny.run(ours), tiny.run(reference)
     assert [a.loss for a in got] == pytest.approx([b.loss for b in expected], rel=1e-5)
     # Adam makes a step of the learning rate out of any gradient, however small: compare in the mean
-    assert float((ours.flat.master - reference.flat.master).abs().mean()) < 1e-5
+    assert float((ours.strategy.flat.master - reference.strategy.flat.master).abs().mean()) < 1e-5
 
 
 def test_bfloat16_is_finite_near_one_rank_and_keeps_float32_masters(world, group, solo):
@@ -128,19 +129,23 @@ def test_bfloat16_is_finite_near_one_rank_and_keeps_float32_masters(world, group
     ours, reference = tiny.distributed(world, settings, 12), tiny.alone(solo, settings, 12)
     got, expected = tiny.run(ours), tiny.run(reference)
     assert [a.loss for a in got] == pytest.approx([b.loss for b in expected], rel=0.02)
-    assert ours.flat.master.dtype == torch.float32 and bool(ours.flat.master.isfinite().all())
-    assert torch.equal(ours.flat.working, ours.flat.master.bfloat16())
+    assert ours.strategy.flat.master.dtype == torch.float32 and bool(ours.strategy.flat.master.isfinite().all())
+    assert torch.equal(ours.strategy.flat.working, ours.strategy.flat.master.bfloat16())
     assert tiny.same_everywhere(world, tiny.fingerprint(ours))
 
 
-def test_all_ranks_start_from_the_weights_of_rank_0(world, group):
-    step = tiny.distributed(world, tiny.settings(), 12)
-    step.flat.master += world.rank
-    from ryzen_mpi.training.reduce import broadcast_weights
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_all_ranks_start_from_the_weights_of_rank_0(world, group, stage):
+    settings = tiny.settings(hardware__zero_stage=stage)
 
-    broadcast_weights(step.flat)
-    assert tiny.same_everywhere(world, tiny.fingerprint(step))
-    assert torch.equal(step.flat.named(step.flat.master)["norm.weight"], torch.ones(24, dtype=torch.float64))
+    def other_weights(model, settings, group):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += world.rank
+        return make_strategy(model, settings, group)
+
+    step, same = tiny.distributed(world, settings, 12, strategy=other_weights), tiny.distributed(world, settings, 12)
+    assert tiny.fingerprint(step) == tiny.fingerprint(same)
 
 
 def nan_loss(loss):
@@ -157,7 +162,7 @@ def nan_gradient(loss):
 @pytest.mark.parametrize("plant", [nan_loss, nan_gradient])
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_a_step_with_a_nan_on_the_last_rank_is_skipped_by_all(world, group, plant, dtype):
-    step = tiny.distributed(world, tiny.settings(hardware__dtype=dtype), 12, reducer=MANY_BUCKETS)
+    step = tiny.distributed(world, tiny.settings(hardware__dtype=dtype), 12, strategy=tiny.with_reducer(MANY_BUCKETS))
     forward = step.model.forward
 
     def poisoned(*inputs):
@@ -165,17 +170,17 @@ def test_a_step_with_a_nan_on_the_last_rank_is_skipped_by_all(world, group, plan
         return plant(loss), right
 
     tiny.run(step, 2)
-    before = step.flat.master.clone(), step.optimizer.first.clone(), step.flat.working.clone()
+    before = step.strategy.flat.master.clone(), step.strategy.optimizer.first.clone(), step.strategy.flat.working.clone()
     step.model.forward = poisoned if world.rank == world.size - 1 else forward
     bad = step.run()
-    after = step.flat.master, step.optimizer.first, step.flat.working
+    after = step.strategy.flat.master, step.strategy.optimizer.first, step.strategy.flat.working
     step.model.forward = forward
-    assert bad.skipped and step.progress.skipped == 1 and step.progress.step == 3 and step.optimizer.updates == 2
+    assert bad.skipped and step.progress.skipped == 1 and step.progress.step == 3 and step.strategy.optimizer.updates == 2
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     again = tiny.run(step, 2)
     assert [outcome.skipped for outcome in again] == [False, False] and again[-1].loss > 0
-    assert step.optimizer.updates == 4 and step.progress.samples == 60
-    assert not torch.equal(before[0], step.flat.master)
+    assert step.strategy.optimizer.updates == 4 and step.progress.samples == 60
+    assert not torch.equal(before[0], step.strategy.flat.master)
     assert tiny.same_everywhere(world, tiny.fingerprint(step))
 
 

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ryzen_mpi.config import Settings
 from ryzen_mpi.data.markov import MarkovSource
 from ryzen_mpi.data.random_tokens import RandomTokens
 from ryzen_mpi.training.step import StepOutcome, TrainingStep
+from ryzen_mpi.training.strategy import VECTORS, Replicated
 
 STEPS = 5
 
@@ -43,6 +45,11 @@ def alone(solo, settings: Settings, global_batch: int, **more: Any) -> TrainingS
     return TrainingStep(settings, source(settings), 0, 1, global_batch, group=solo, **more)
 
 
+def with_reducer(reducer: Callable) -> Callable:
+    """Stage 0 with another reducer."""
+    return lambda model, settings, group: Replicated(model, settings, group, reducer)
+
+
 def run(step: TrainingStep, steps: int = STEPS, before: Callable[[int], None] = lambda _: None) -> list[StepOutcome]:
     outcomes = []
     for number in range(1, steps + 1):
@@ -55,12 +62,32 @@ def largest_difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one.double() - other.double()).abs().max())
 
 
+def vectors(step: TrainingStep) -> dict[str, torch.Tensor]:
+    """Master weights and moments whole, wherever they are. Collective where they are in shards."""
+    size = step.strategy.layout.size
+    found = {name: torch.zeros(size, dtype=torch.float64) for name in VECTORS}
+    if isinstance(step.strategy, Replicated):
+        return {name: vector.clone() for name, vector in step.strategy.vectors()}
+    for name, begin, values in step.strategy.stretches():
+        found[name][begin : begin + values.numel()] = values
+    if step.ranks > 1:
+        for vector in found.values():
+            dist.all_reduce(vector, group=step.group)
+    return found
+
+
+def largest_vector_difference(one: TrainingStep, other: TrainingStep) -> float:
+    """Over weights and moments."""
+    ours, theirs = vectors(one), vectors(other)
+    return max(largest_difference(ours[name], theirs[name]) for name in ours)
+
+
 def fingerprint(step: TrainingStep) -> str:
     """A hash of every bit of weights, moments and counts."""
     digest = hashlib.sha256()
-    for vector in (step.flat.master, step.optimizer.first, step.optimizer.second):
+    for vector in vectors(step).values():
         digest.update(vector.numpy().tobytes())
-    digest.update(f"{step.progress} {step.optimizer.updates}".encode())
+    digest.update(f"{step.progress} {step.strategy.updates}".encode())
     return digest.hexdigest()
 
 

@@ -1,0 +1,146 @@
+"""ZeRO 1 and 2 (Rajbhandari et al. 2020): every rank updates its own shard, and all compute with everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ryzen_mpi.config import Settings
+from ryzen_mpi.training.flat import Layout, Place, trained_parameters
+from ryzen_mpi.training.optimizer import FlatOptimizer
+from ryzen_mpi.training.reduce import BROADCAST_BYTES, world_size
+from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, moments, square_sum
+from ryzen_mpi.training.zero.buckets import RING, BucketRing, WholeGradient
+from ryzen_mpi.training.zero.cut import Cut
+from ryzen_mpi.training.zero.ground import Ground, choose_ground
+
+BUCKET_BYTES = 16 << 20
+
+
+class Shard:
+    """What `FlatOptimizer` updates: this rank's part of the flat vectors.
+
+    Attributes:
+        master, gradient: [shard] in master precision.
+        decayed: length of the front part that weight decay applies to.
+    """
+
+    def __init__(self, master: Tensor, gradient: Tensor, decayed: int) -> None:
+        self.master, self.gradient, self.decayed = master, gradient, decayed
+
+
+class Sharded:
+    """See `strategy.Strategy`. `ground` is chosen by what the group can do; tests give another, and small buckets."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        group: dist.ProcessGroup | None,
+        ground: Ground | None = None,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
+        self.group, self.stage = group, settings.hardware.zero_stage
+        compute = DTYPES[settings.hardware.dtype]
+        wide = torch.promote_types(compute, torch.float32)
+        self.layout = Layout.of(model)
+        self.parameters = trained_parameters(model, compute)
+        self.ground = ground or choose_ground(group, settings.distributed.arena, settings.hardware.shared_folder)
+        bucket = bucket_bytes // wide.itemsize
+        self.cut = cut = Cut.of(self.layout.size, bucket, self.ground.local, self.ground.nodes)
+        # a micro-batch's gradient is as narrow as the computation, the sum of several is not
+        self.ground.lay(cut, *((RING, compute) if self.stage == 2 else (cut.buckets, wide)), wide, compute)
+        master, first, second, gradient = self.ground.state
+        self.vectors = dict(zip(VECTORS, (master, first, second), strict=True))
+        self.shard = Shard(master, gradient, cut.before(self.layout.decayed, self.ground.me))
+        self.optimizer = FlatOptimizer(self.shard, settings.training, (first, second))
+        self._parts = gradient[None] if cut.nodes == 1 else gradient.new_zeros(cut.nodes, cut.shard)
+        fill = BucketRing if self.stage == 2 else WholeGradient
+        self.buckets = fill(self.ground, cut, self.layout, self._parts)
+        self._adopt(model)
+
+    def _adopt(self, model: nn.Module) -> None:
+        """Rank 0's first weights into the shards, and the model's tensors into the common vector. Collective."""
+        for place in self.layout.places:
+            parameter = self.parameters[place.name]
+            first = parameter.data.reshape(-1).to(self.shard.master.dtype)
+            for begin, piece in _pieces(first):
+                if world_size(self.group) > 1:
+                    dist.broadcast(piece, src=0, group=self.group)
+                self.cut.put(self.shard.master, place.offset + begin, piece, self.ground.me)
+            parameter.data = self.ground.weights[place.offset : place.end].view(place.shape)
+            parameter.register_post_accumulate_grad_hook(self._hook(place))
+        self.settle()
+
+    def _hook(self, place: Place):
+        def take(parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            self.buckets.take(place, gradient)
+
+        return take
+
+    @property
+    def updates(self) -> int:
+        return self.optimizer.updates
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        self.optimizer.updates = count
+
+    def begin(self) -> None:
+        self.ground.blocked_s = 0.0
+        self.buckets.begin()
+
+    def before_backward(self, last: bool) -> None:
+        pass
+
+    def after_micro_batch(self) -> None:
+        self.buckets.end_micro_batch()
+
+    def reduce(self) -> float:
+        self.buckets.finish()
+        if self.cut.nodes > 1:
+            self.ground.across(self._parts, self.shard.gradient)
+        return self.ground.blocked_s
+
+    def square_norm(self) -> float:
+        return square_sum(self.shard.gradient)
+
+    def layer_moments(self, layers: Mapping[str, list[int]]) -> Tensor:
+        rows = []
+        for name in layers:
+            places = [self.layout.places[number] for number in layers[name]]
+            spans = [span for place in places for span in self.cut.overlaps(place.offset, place.end, self.ground.me)]
+            rows.append(moments(self.shard.gradient[start : start + length] for start, _, length in spans))
+        found = torch.tensor(rows, dtype=torch.float64)
+        if world_size(self.group) > 1:
+            dist.all_reduce(found, group=self.group)
+        return found
+
+    def update(self, factor: float, learning_rate: float) -> None:
+        if factor != 1.0:
+            self.shard.gradient.mul_(factor)
+        self.optimizer.step(learning_rate)
+        self.ground.spread(self.shard.master)
+
+    def stretches(self) -> Iterable[Stretch]:
+        for name, vector in self.vectors.items():
+            for bucket, values in enumerate(vector.split(self.cut.part)):
+                begin = self.cut.start(bucket, self.ground.me)
+                if begin < self.layout.size:
+                    yield name, begin, values[: self.layout.size - begin]
+
+    def load(self, stretches: Iterable[Stretch]) -> None:
+        for name, begin, values in stretches:
+            self.cut.put(self.vectors[name], begin, values, self.ground.me)
+
+    def settle(self) -> None:
+        self.ground.spread(self.shard.master)
+
+
+def _pieces(values: Tensor) -> Iterable[tuple[int, Tensor]]:
+    size = BROADCAST_BYTES // values.element_size()
+    return ((begin, values[begin : begin + size]) for begin in range(0, values.numel(), size))
