@@ -23,7 +23,7 @@ from ryzen_mpi.units import bytes_text, count_text
 if TYPE_CHECKING:
     from ryzen_mpi.comm.rendezvous import Group
     from ryzen_mpi.data.source import TokenSource
-    from ryzen_mpi.training.checkpoint_store import Checkpoint
+    from ryzen_mpi.training.checkpoint_reading import Checkpoint
     from ryzen_mpi.training.stop import StopRequest
 
 
@@ -90,11 +90,6 @@ def check_memory(world: World, settings: Settings) -> str:
     nodes = world.exchange.allgather(world.node)
     ranks = [rank for rank, node in enumerate(nodes) if node == world.node]
     need = all_agree(world, lambda: check_fits(settings, ranks, memory.available_bytes, memory.reason))
-    if settings.hardware.zero_stage:
-        raise UserError(
-            f"hardware.zero_stage={settings.hardware.zero_stage} is not built yet",
-            "hardware.zero_stage=0 keeps weights and moments on every rank",
-        )
     return (
         f"{bytes_text(need.total)} on rank {ranks[0]}, reckoned; "
         f"{bytes_text(memory.available_bytes)} a node available ({memory.reason})"

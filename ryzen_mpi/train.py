@@ -100,8 +100,7 @@ def train(
         beacon.beat("restore")
         batch = startup.choose_global_batch(world, settings, checkpoint)
         step = TrainingStep(settings, source, world.rank, world.size, batch[0])
-        restore(step, checkpoint)
-        del checkpoint  # three times the model's size on rank 0
+        restore(world, step, checkpoint)
         total = step.total_steps
         facts = startup.model_facts(settings, source, need, batch, total)
         startup.show(console, world, settings, run, place, group, facts)
@@ -143,12 +142,12 @@ def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest, beacon
             if outcome.step % training.save_interval == 0 or stopped or last:
                 beacon.beat("save")
                 tools.recorder.finish(step.last_times())  # first: no checkpoint may be ahead of its records
-                tools.lead(lambda: tools.saver.save(step))
+                tools.save(step)
     if held_out is None and not stopped:  # resumed at its very end
         beacon.beat("evaluate")
         held_out = step.evaluate(beacon.beat)
     beacon.beat("save")
-    tools.lead(lambda: tools.saver.close(step))
+    tools.close(step)
     beacon.beat("leave", saved=tools.saver.look())
     return held_out, stopped
 

@@ -7,37 +7,37 @@ Rank 0 owns the writer; every rank may load.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
 import shutil
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.rundir import SET_ASIDE, Fenced
-from ryzen_mpi.training.checkpoint_store import (
+from ryzen_mpi.training.background import Background, explain
+from ryzen_mpi.training.checkpoint_reading import (
     Checkpoint,
     DamagedCheckpoint,
+    find_checkpoints,
+    load_checkpoint,
+    newest_good,
+)
+from ryzen_mpi.training.checkpoint_store import (
     Tensors,
     canonical,
     check_stems,
     directory_name,
-    find_checkpoints,
-    load_checkpoint,
-    newest_good,
     tensor_bytes,
     write_checkpoint,
 )
-from ryzen_mpi.units import bytes_text
+from ryzen_mpi.training.shards import collect
 
 __all__ = [
     "Checkpoint",
@@ -51,8 +51,6 @@ __all__ = [
 ]
 
 _HIDDEN = re.compile(r"\.(step-\d{8,})\.(partial|replaced|removed)-(\d+)")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NICENESS = 5  # the training threads share the cores: about three quarters of a contested one is theirs
 
 
 @dataclass(frozen=True)
@@ -74,26 +72,25 @@ class CheckpointWriter:
     Args:
         staging: where checkpoints are prepared and removed, made by others; `directory` itself when absent. Where it
             has gone, nothing in `directory` can be changed, and a write ends in Fenced.
+        shards: how many other ranks hand in files of their own (see `shards.ShardWriter`).
 
     Attributes:
         last: the newest checkpoint this writer has put on disk, or None.
     """
 
-    def __init__(self, directory: Path, keep: int, staging: Path | None = None) -> None:
+    def __init__(self, directory: Path, keep: int, staging: Path | None = None, shards: int = 0) -> None:
         if keep < 1:
             raise UserError(f"checkpoints to keep: {keep}", "keep at least 1")
         self.directory = Path(directory)
         self.staging = staging or self.directory
-        self.keep = keep
+        self.keep, self.shards = keep, shards
         self.last: Saved | None = None
-        self._buffers: Tensors = {}
-        self._under_way: Future[Saved] | None = None
-        # The executor's thread is joined at interpreter exit before anything it needs is taken down.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
+        self.background = Background("checkpoint")
+        self.wait, self.close = self.background.wait, self.background.close
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _explain(error, self.directory, 0) from error
+            raise explain(error, self.directory, 0) from error
 
     def submit(self, step: int, tensors: Tensors, state: dict[str, Any]) -> float:
         """Takes a copy of `tensors` and `state` to be written as step `step`; returns the seconds this took.
@@ -102,46 +99,28 @@ class CheckpointWriter:
         under way. `tensors`: by file stem, then by name; of any shape, strides and device. `state`: JSON values.
         Raises the previous write's error, ValueError for what JSON or a file name cannot hold.
         """
-        began = time.perf_counter()
-        self.wait()
         check_stems(tensors)
         state = json.loads(canonical(state))  # a copy, and refused here rather than in the thread
-        self._buffers = {stem: _copy(named, self._buffers.get(stem, {})) for stem, named in tensors.items()}
-        self._under_way = self._thread.submit(self._write, step, self._buffers, state)
-        return time.perf_counter() - began
+        return self.background.submit(tensors, lambda copies: self._write(step, copies, state))
 
     @property
     def writing(self) -> bool:
         """Whether something submitted is not on disk yet, and has not failed."""
-        return self._under_way is not None and not self._under_way.done()
+        return self.background.writing
 
-    def wait(self) -> None:
-        """Returns when what was submitted is on disk; raises UserError where it could not be written."""
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.result()
-
-    def close(self) -> None:
-        """Waits as wait() does and ends the thread; harmless when repeated."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
-            self._buffers = {}
-
-    def _write(self, step: int, tensors: Tensors, state: dict[str, Any]) -> Saved:
+    def _write(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
         """Runs in the thread."""
         began = time.perf_counter()
         needed = tensor_bytes(tensors)
         try:
-            path = write_checkpoint(self.directory, step, tensors, state, self.staging)
+            others = partial(collect, self.staging, step, self.shards)
+            path = write_checkpoint(self.directory, step, tensors, state, self.staging, others)
         except OSError as error:
             if not self.staging.is_dir() and self.staging != self.directory:
                 raise Fenced(self.staging) from error
-            raise _explain(error, self.directory / directory_name(step), needed) from error
+            raise explain(error, self.directory / directory_name(step), needed) from error
         self.last = Saved(step, path, needed, time.perf_counter() - began)
         self._retire(step)
-        return self.last
 
     def _retire(self, step: int) -> None:
         """Removes all but the newest `keep` checkpoints up to `step`, and what dead writers left.
@@ -188,23 +167,6 @@ def set_aside_newer(directory: Path, step: int, keep: int, staging: Path | None 
     return sorted(map(_step_of, newer))
 
 
-def _copy(tensors: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies of `tensors` on the CPU, contiguous, in the memory of `buffers` where shape and type still fit."""
-    copies = {}
-    for name, tensor in tensors.items():
-        buffer = buffers.get(name)
-        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype)
-        copies[name] = buffer.copy_(tensor.detach())
-    return copies
-
-
-def _step_back() -> None:
-    """Makes the calling thread nicer than the training's; on Linux a thread has a niceness of its own."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
-
 def _step_of(path: Path) -> int:
     return int(re.search(r"step-(\d+)", path.name)[1])
 
@@ -225,13 +187,3 @@ def _is_stale(path: Path) -> bool:
         return False
     owner = int(match[3])
     return owner == os.getpid() or not psutil.pid_exists(owner)
-
-
-def _explain(error: OSError, path: Path, needed: int) -> UserError:
-    """The UserError for what the file system refused."""
-    if error.errno not in _FULL:
-        hint = "check the owner, rights and mount options of the run directory"
-        return UserError(f"checkpoint {path} cannot be written: {error.strerror or error}", hint)
-    free = bytes_text(shutil.disk_usage(path.parent).free)
-    message = f"checkpoint {path} does not fit: {bytes_text(needed)} needed, {free} free ({error.strerror})"
-    return UserError(message, "free some space, keep fewer checkpoints, or choose another run directory")

@@ -15,58 +15,25 @@ import json
 import os
 import re
 import shutil
-import stat
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from ryzen_mpi.errors import UserError
 from ryzen_mpi.rundir import synchronise
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 Tensors = dict[str, dict[str, torch.Tensor]]
 
-_SUFFIX = ".safetensors"
-_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+SUFFIX = ".safetensors"
+STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _CHUNK_BYTES = 4 << 20
 # Shown, or set aside by a replacement that was killed between its two renames (the only good copy then).
-_FOUND = re.compile(r"step-(\d{8,})|\.step-(\d{8,})\.replaced-\d+")
-
-
-class DamagedCheckpoint(UserError):
-    """A checkpoint that must not be trained from.
-
-    Args:
-        path: the checkpoint's directory.
-        file: the file in it that is at fault.
-        problem: what is wrong with that file.
-    """
-
-    def __init__(self, path: Path, file: str, problem: str) -> None:
-        super().__init__(f"checkpoint {path}: {file}: {problem}", "an earlier checkpoint of the run may be good")
-        self.path, self.file, self.problem = path, file, problem
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A verified checkpoint.
-
-    Attributes:
-        step: the step after which it was saved.
-        state: what the trainer gave to be kept beside the tensors (JSON values).
-        tensors: by file stem ("model", "optimizer"), then by name; in CPU memory of their own, free to be changed.
-        path: its directory.
-    """
-
-    step: int
-    state: dict[str, Any]
-    tensors: Tensors
-    path: Path
+FOUND = re.compile(r"step-(\d{8,})|\.step-(\d{8,})\.replaced-\d+")
 
 
 def directory_name(step: int) -> str:
@@ -90,16 +57,22 @@ def canonical(value: Any) -> bytes:
 def check_stems(tensors: Tensors) -> None:
     """Raises ValueError where a file stem is not a plain name."""
     for stem in tensors:
-        if not _STEM.fullmatch(stem):
+        if not STEM.fullmatch(stem):
             raise ValueError(f"checkpoint file stem {stem!r} is not a plain name")
 
 
 def write_checkpoint(
-    directory: Path, step: int, tensors: Tensors, state: dict[str, Any], staging: Path | None = None
+    directory: Path,
+    step: int,
+    tensors: Tensors,
+    state: dict[str, Any],
+    staging: Path | None = None,
+    others: Callable[[Path], dict[str, dict[str, Any]]] = lambda _: {},
 ) -> Path:
     """Writes step `step`'s checkpoint into `directory` and returns its path, once it would survive a power cut.
 
     It is prepared in `staging` (`directory` itself when absent): where that has gone, nothing can be put in place.
+    `others` moves the files of other writers into the directory it is given and returns their manifest entries.
     Raises OSError; what stood under the step's name before is untouched then, and nothing half-written remains.
     """
     target = directory / directory_name(step)
@@ -107,7 +80,8 @@ def write_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)  # process ids come back, in containers at once
     try:
         partial.mkdir()
-        files = {f"{stem}{_SUFFIX}": _write_tensors(partial / f"{stem}{_SUFFIX}", tensors[stem]) for stem in tensors}
+        files = {f"{stem}{SUFFIX}": write_tensors(partial / f"{stem}{SUFFIX}", tensors[stem]) for stem in tensors}
+        files |= others(partial)
         _write_manifest(partial / MANIFEST, {"format": FORMAT, "step": step, "state": state, "files": files})
         synchronise(partial)
         _put_in_place(partial, target)
@@ -117,7 +91,7 @@ def write_checkpoint(
     return target
 
 
-def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Writes one file and returns its manifest entry. The library releases the GIL and copies nothing (measured)."""
     path.touch()  # so that a full disk or a missing right is an OSError with its number, not a SafetensorError
     try:
@@ -125,7 +99,7 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, An
     except SafetensorError as error:
         raise _as_os_error(error, path) from error
     synchronise(path)
-    size, digest = _measure(path)
+    size, digest = measure(path)
     return {"bytes": size, "sha256": digest}
 
 
@@ -136,7 +110,7 @@ def _as_os_error(error: SafetensorError, path: Path) -> OSError:
 
 
 def _write_manifest(path: Path, content: dict[str, Any]) -> None:
-    content = content | {"checksum": _checksum(content)}
+    content = content | {"checksum": checksum(content)}
     path.write_bytes(canonical(content))
     synchronise(path)
 
@@ -157,7 +131,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _measure(path: Path) -> tuple[int, str]:
+def measure(path: Path) -> tuple[int, str]:
     """Size in bytes and SHA-256 of a file, read in chunks."""
     size, digest = 0, hashlib.sha256()
     with path.open("rb", buffering=0) as file:
@@ -167,123 +141,5 @@ def _measure(path: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _checksum(content: dict[str, Any]) -> str:
+def checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
-def find_checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints in `directory`, newest (highest step) first; unverified. Empty where there is no directory."""
-    found: dict[int, Path] = {}
-    for path in sorted(directory.glob("step-*")) + sorted(directory.glob(".step-*.replaced-*")):
-        match = _FOUND.fullmatch(path.name)
-        if match and path.is_dir():
-            found.setdefault(int(match[1] or match[2]), path)
-    return [found[step] for step in sorted(found, reverse=True)]
-
-
-def newest_good(directory: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
-    """The newest checkpoint that verifies (None where none does), and what is wrong with the newer ones.
-
-    Raises UserError where a checkpoint is of a newer format or may not be read: going on to an older one would
-    throw training away that is not lost.
-    """
-    damaged: list[DamagedCheckpoint] = []
-    for path in find_checkpoints(directory):
-        try:
-            return load_checkpoint(path), damaged
-        except DamagedCheckpoint as error:
-            if path.is_dir():  # or else the run's writer has just retired it
-                damaged.append(error)
-    return None, damaged
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint after verifying every byte of it.
-
-    Raises DamagedCheckpoint naming the file and the fault; UserError for a newer format or a missing right.
-    """
-    manifest = _read_manifest(path)
-    for name, entry in manifest["files"].items():
-        _verify_file(path, name, entry)
-    tensors = {name.removesuffix(_SUFFIX): _load_tensors(path, name) for name in manifest["files"]}
-    return Checkpoint(manifest["step"], manifest["state"], tensors, path)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    _require_file(path, MANIFEST)
-    try:
-        raw = (path / MANIFEST).read_bytes()
-        content = json.loads(raw)
-        same = isinstance(content, dict) and canonical(content) == raw
-    except OSError as error:
-        raise _unreadable(path, MANIFEST, error) from error
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpoint(path, MANIFEST, f"is not JSON ({error})") from error
-    if not same:
-        raise DamagedCheckpoint(path, MANIFEST, "is not as it was written (not in canonical form)")
-    if content.pop("checksum", None) != _checksum(content):
-        raise DamagedCheckpoint(path, MANIFEST, "is not as it was written (its checksum differs)")
-    _check_manifest(path, content)
-    return content
-
-
-def _check_manifest(path: Path, content: dict[str, Any]) -> None:
-    """Checks what a manifest says; its checksum holds, so what is wrong here was written wrong, or by others."""
-    version = content.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        message = f"checkpoint {path} has format {version}; this version of ryzen_mpi reads up to {FORMAT}"
-        raise UserError(message, "use the version of ryzen_mpi that wrote it, or a newer one")
-    step, state, files = content.get("step"), content.get("state"), content.get("files")
-    if version != FORMAT or type(step) is not int or not isinstance(state, dict) or not isinstance(files, dict):
-        raise DamagedCheckpoint(path, MANIFEST, "lacks format, step, state or files")
-    for name, entry in files.items():
-        if not name.endswith(_SUFFIX) or not _STEM.fullmatch(name):
-            raise DamagedCheckpoint(path, MANIFEST, f"names a file that is not plainly inside: {name!r}")
-        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
-            raise DamagedCheckpoint(path, MANIFEST, f"lacks bytes or sha256 of {name}")
-    match = _FOUND.fullmatch(path.name)
-    if match and int(match[1] or match[2]) != step:
-        raise DamagedCheckpoint(path, MANIFEST, f"says step {step}, its directory another")
-
-
-def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
-    """Raises DamagedCheckpoint where file `name` is not the one its manifest entry describes."""
-    size = _require_file(path, name)
-    if size != entry["bytes"]:  # before hashing: a cut file is the usual damage
-        raise DamagedCheckpoint(path, name, f"has {size} bytes instead of {entry['bytes']}")
-    try:
-        _, digest = _measure(path / name)
-    except OSError as error:
-        raise _unreadable(path, name, error) from error
-    if digest != entry["sha256"]:
-        raise DamagedCheckpoint(path, name, "holds other bytes than were written (its SHA-256 differs)")
-
-
-def _require_file(path: Path, name: str) -> int:
-    """The size in bytes of a regular file of the checkpoint (opening a pipe would hang)."""
-    try:
-        status = (path / name).stat()
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(path, name, "is missing") from error
-    except OSError as error:
-        raise _unreadable(path, name, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise DamagedCheckpoint(path, name, "is not a file")
-    return status.st_size
-
-
-def _load_tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
-    try:
-        # Not mapped: a mapped file that another node deletes over NFS ends in SIGBUS when a page is first touched.
-        return load_file(path / name, backend="pread")
-    except (SafetensorError, OSError) as error:
-        raise DamagedCheckpoint(path, name, f"is not a safetensors file ({error})") from error
-
-
-def _unreadable(path: Path, name: str, error: OSError) -> UserError:
-    if isinstance(error, PermissionError):
-        return UserError(f"checkpoint {path}: {name}: may not be read", "check the rights of the run directory")
-    return DamagedCheckpoint(path, name, f"cannot be read ({error.strerror})")

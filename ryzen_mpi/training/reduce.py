@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 

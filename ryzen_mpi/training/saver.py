@@ -1,4 +1,4 @@
-"""When and what is saved. Rank 0 writes; the others have nothing to do and go on."""
+"""When and what is saved. Rank 0 decides and answers for the checkpoint; under ZeRO all write."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.rundir import Fenced, RunDirectory
 from ryzen_mpi.training.checkpoint import CheckpointWriter, set_aside_newer
+from ryzen_mpi.training.shards import ShardWriter
 from ryzen_mpi.training.state import checkpoint_state, checkpoint_tensors
 from ryzen_mpi.training.step import TrainingStep
 
@@ -22,9 +23,15 @@ class Saver:
     """
 
     def __init__(
-        self, run: RunDirectory, keep: int, corpus: str, resumed_step: int, report: Callable[[UserError, int], None]
+        self,
+        run: RunDirectory,
+        keep: int,
+        corpus: str,
+        resumed_step: int,
+        report: Callable[[UserError, int], None],
+        shards: int = 0,
     ) -> None:
-        self.writer = CheckpointWriter(run.checkpoints, keep, run.staging)
+        self.writer = CheckpointWriter(run.checkpoints, keep, run.staging, shards)
         set_aside_newer(run.checkpoints, resumed_step, keep, run.staging)
         self.corpus, self.report = corpus, report
         on_disk = any(run.checkpoints.glob(f"step-{resumed_step:08d}"))
@@ -43,24 +50,27 @@ class Saver:
             self._settle()
         return self.on_disk
 
-    def save(self, step: TrainingStep) -> None:
-        """Takes a copy to be written; does nothing where this step is saved already. Raises UserError."""
+    def wants(self, step: int) -> bool:
+        """Whether `step` is still to be saved. Waits for the write before; raises Fenced."""
         self._settle()
         if isinstance(self._failure, Fenced):
             raise self._failure
-        if self._submitted == step.progress.step:
-            return
-        self.held_s += self.writer.submit(
-            step.progress.step, checkpoint_tensors(step), checkpoint_state(step, self.corpus)
-        )
-        self._submitted = step.progress.step
+        return self._submitted != step
+
+    def submit(self, step: TrainingStep) -> None:
+        """Takes a copy to be written."""
+        number, tensors, state = step.progress.step, checkpoint_tensors(step), checkpoint_state(step, self.corpus)
+        self.held_s += self.writer.submit(number, tensors, state)
+        self._submitted = number
+
+    def confirm(self) -> None:
+        """After a write that failed the next one is waited for, and may not fail. Raises UserError."""
         if self._failure is not None:
             self.writer.wait()
             self._failure = None
 
-    def close(self, step: TrainingStep) -> None:
-        """Returns when the state of `step` is on disk. Raises UserError where it cannot be."""
-        self.save(step)
+    def close(self) -> None:
+        """Returns when what was submitted is on disk. Raises UserError where it cannot be."""
         self.writer.close()
 
     def _settle(self) -> None:
@@ -73,14 +83,18 @@ class Saver:
             self._failure, self._submitted = error, self.on_disk
 
 
-class NoSaver:
-    """What the other ranks have."""
+class ShardSaver:
+    """What the other ranks have: under ZeRO each writes its shard, rank 0 makes a checkpoint of them all."""
+
+    held_s = 0.0
+
+    def __init__(self, run: RunDirectory, rank: int) -> None:
+        self.writer = ShardWriter(run.staging or run.checkpoints, rank)
 
     def look(self) -> None:
         return None
 
-    def save(self, step: TrainingStep) -> None:
-        pass
-
-    def close(self, step: TrainingStep) -> None:
-        pass
+    def submit(self, step: TrainingStep) -> None:
+        """Takes a copy to be written, where this rank has any."""
+        for tensors in checkpoint_tensors(step).values():
+            self.held_s += self.writer.submit(step.progress.step, tensors)

@@ -14,6 +14,7 @@ from ryzen_mpi.config import Settings
 from ryzen_mpi.training.flat import FlatParameters, Layout
 from ryzen_mpi.training.optimizer import FlatOptimizer
 from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, Reducer, broadcast_vector, world_size
+from ryzen_mpi.training.zero.cut import Cut, Owner
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 VECTORS = ("model", "first", "second")
@@ -28,10 +29,13 @@ class Strategy(Protocol):
     Attributes:
         layout: where the parameters lie.
         updates: updates made, which the bias correction depends on.
+        cut, owners: how they are cut into shards, and whose is whose, by rank; None where every rank has all.
     """
 
     layout: Layout
     updates: int
+    cut: Cut | None
+    owners: list[Owner]
 
     def begin(self) -> None:
         """A step starts: what backward delivers next replaces the gradient. Local."""
@@ -54,8 +58,8 @@ class Strategy(Protocol):
     def update(self, factor: float, learning_rate: float) -> None:
         """One update of the weights by `factor` times the gradient. Collective."""
 
-    def stretches(self) -> Iterable[Stretch]:
-        """What this rank answers for in a checkpoint: views. Local."""
+    def vectors(self) -> Iterable[tuple[str, Tensor]]:
+        """Weights and moments by name (VECTORS), or this rank's shard of each; views. Local."""
 
     def load(self, stretches: Iterable[Stretch]) -> None:
         """Takes what concerns this rank. Local; `settle` must follow."""
@@ -65,11 +69,14 @@ class Strategy(Protocol):
 
 
 class Replicated:
-    """Stage 0: every rank holds and updates everything.
+    """Stage 0: every rank holds and updates everything. See `Strategy`.
 
     Attributes:
         flat, optimizer, reducer: weights and gradient, moments, and how gradients come together.
     """
+
+    cut = None
+    owners: list[Owner] = []
 
     def __init__(
         self,
@@ -126,13 +133,7 @@ class Replicated:
         self.flat.publish()
 
     def vectors(self) -> Iterable[tuple[str, Tensor]]:
-        """Whole weights and moments by name. Local."""
         return zip(VECTORS, (self.flat.master, self.optimizer.first, self.optimizer.second), strict=True)
-
-    def stretches(self) -> Iterable[Stretch]:
-        if self.rank == 0:
-            for name, vector in self.vectors():
-                yield name, 0, vector
 
     def load(self, stretches: Iterable[Stretch]) -> None:
         vectors = dict(self.vectors())

@@ -16,7 +16,7 @@ from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 from ryzen_mpi.metrics.sink import NullSink, Sink, Sinks
 from ryzen_mpi.rundir import RunDirectory
 from ryzen_mpi.training.recorder import Recorder
-from ryzen_mpi.training.saver import NoSaver, Saver
+from ryzen_mpi.training.saver import Saver, ShardSaver
 from ryzen_mpi.training.step import TrainingStep
 from ryzen_mpi.training.witness import event_labels
 
@@ -27,11 +27,23 @@ class Tools:
 
     events: EventLog
     recorder: Recorder
-    saver: Saver | NoSaver
+    saver: Saver | ShardSaver
     progress: TrainingProgress
     lead: Callable[[Callable[[], object]], object]
     """Rank 0 does something with files, and all ranks wait for it outside any collective with a timeout; where it
     cannot, all raise its UserError. Collective."""
+
+    def save(self, step: TrainingStep) -> None:
+        """Has the state of `step` written, unless it is already. Collective. Raises UserError."""
+        saver = self.saver
+        if self.lead(lambda: saver.wants(step.progress.step)):
+            saver.submit(step)
+            self.lead(lambda: saver.confirm())
+
+    def close(self, step: TrainingStep) -> None:
+        """Returns when the state of `step` is on disk. Collective. Raises UserError."""
+        self.save(step)
+        self.lead(lambda: self.saver.close())
 
 
 def open_tools(
@@ -49,7 +61,7 @@ def open_tools(
     events = EventLog(run.events, world.rank, event_labels(world, run))
     events.event("start", f"rank {world.rank} of {world.size} at step {resumed}", step=resumed, ranks=world.size)
     sink: Sink = NullSink()
-    saver: Saver | NoSaver = NoSaver()
+    saver: Saver | ShardSaver = ShardSaver(run, world.rank)
     if world.is_leader:
         run.remove_complete()  # the run goes on
         metrics = Hdf5Sink(
@@ -67,6 +79,7 @@ def open_tools(
             console.warn(f"{error.message}; tried again at the next save")
             events.event("checkpoint_failed", error.message, "warning", step=step)
 
-        saver = Saver(run, settings.training.keep_checkpoints, corpus, resumed, not_saved)
+        shards = world.size - 1 if step.strategy.cut else 0
+        saver = Saver(run, settings.training.keep_checkpoints, corpus, resumed, not_saved, shards)
     progress = console.progress(total_steps, resumed)
     return Tools(events, Recorder(sink, progress), saver, progress, partial(leader_decides, world))

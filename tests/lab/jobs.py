@@ -11,7 +11,7 @@ import numpy as np
 
 from ryzen_mpi.metrics.events import read_events
 from ryzen_mpi.metrics.reader import read_metrics
-from ryzen_mpi.training.checkpoint_store import find_checkpoints
+from ryzen_mpi.training.checkpoint_reading import find_checkpoints
 from tests.lab.cluster import Cluster
 from tests.lab.slurm import ENDED, Job
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from ryzen_mpi.training.checkpoint_store import find_checkpoints
+from ryzen_mpi.training.checkpoint_reading import find_checkpoints
 from tests.lab.faults import full_disk, read_only
 from tests.lab.jobs import LabJob, submit
 

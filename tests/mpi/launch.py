@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ryzen_mpi.metrics.reader import read_metrics
-from ryzen_mpi.training.checkpoint_store import find_checkpoints
+from ryzen_mpi.training.checkpoint_reading import find_checkpoints
 
 REPO = Path(__file__).parents[2]
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ import launch
 import numpy as np
 from launch import checkpoint_steps, metrics, mpirun, overrides, run, train
 
-from ryzen_mpi.training.checkpoint_store import newest_good
+from ryzen_mpi.training.checkpoint_reading import newest_good
 
 ALONE, TOGETHER = 17, 3
 WORDS = dict(training__save_interval=1, training__max_steps=100_000, training__log_interval=2, data__num_samples=10**7)

@@ -27,7 +27,7 @@ from launch import (
     train,
 )
 
-from ryzen_mpi.training.checkpoint_store import load_checkpoint, newest_good
+from ryzen_mpi.training.checkpoint_reading import load_checkpoint, newest_good
 
 STEPS = 300
 

@@ -12,7 +12,7 @@ from launch import Job, checkpoint_steps, mpirun, of_action, overrides, planted,
 
 from ryzen_mpi.beacon import SIZE, read_beacon
 from ryzen_mpi.rundir import RunDirectory
-from ryzen_mpi.training.checkpoint_store import newest_good
+from ryzen_mpi.training.checkpoint_reading import newest_good
 
 # -- saves that fail --------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import torch
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.training import checkpoint_store
 from ryzen_mpi.training.checkpoint import (
+    Checkpoint,
     CheckpointWriter,
     DamagedCheckpoint,
     find_checkpoints,
@@ -43,7 +44,7 @@ def save(directory: Path, *steps: int, keep: int = 10) -> list[Path]:
     return find_checkpoints(directory)
 
 
-def assert_holds(checkpoint: checkpoint_store.Checkpoint, step: int) -> None:
+def assert_holds(checkpoint: Checkpoint, step: int) -> None:
     assert checkpoint.step == step
     for stem, named in filled(step).items():
         assert checkpoint.tensors[stem].keys() == named.keys()
@@ -91,9 +92,9 @@ def test_copies_reuse_their_memory_between_saves(tmp_path):
     writer = CheckpointWriter(tmp_path, 2)
     writer.submit(1, filled(1), {})
     writer.wait()
-    first = writer._buffers["model"]["weight"].data_ptr()
+    first = writer.background._buffers["model"]["weight"].data_ptr()
     writer.submit(2, filled(2), {})
-    assert writer._buffers["model"]["weight"].data_ptr() == first
+    assert writer.background._buffers["model"]["weight"].data_ptr() == first
     writer.submit(3, filled(3, size=5), {})
     writer.close()
     assert load_checkpoint(tmp_path / "step-00000003").tensors["model"]["weight"].shape == (5, 3)
@@ -242,7 +243,7 @@ def rewritten(path: Path, **changes) -> None:
     """Changes a manifest and makes its checksum right again."""
     content = json.loads((path / "manifest.json").read_bytes()) | changes
     del content["checksum"]
-    content["checksum"] = checkpoint_store._checksum(content)
+    content["checksum"] = checkpoint_store.checksum(content)
     (path / "manifest.json").write_bytes(checkpoint_store.canonical(content))
 
 

@@ -74,7 +74,7 @@ def test_training_does_not_make_the_folder_itself(tmp_path):
     assert find_checkpoints(run.checkpoints) == [] and not run.staging.exists() and not run.config.exists()
 
 
-@pytest.mark.parametrize("moment", ["_write_tensors", "_write_manifest", "_put_in_place"])
+@pytest.mark.parametrize("moment", ["write_tensors", "_write_manifest", "_put_in_place"])
 def test_a_writer_whose_attempt_is_ended_while_it_writes_cannot_commit(tmp_path, monkeypatch, moment):
     stale = attempt(tmp_path, 1)
     save(stale, 1, 2)

@@ -57,7 +57,7 @@ class BucketRing:
             for bucket in range(place.offset // cut.bucket, -(-place.room // cut.bucket)):
                 begin, end = self._bounds(bucket)
                 self._wanted[bucket] += min(end, place.room) - max(begin, place.offset)
-        self._first = True
+        self._first, self._slot = True, 0
         self._start()
 
     def begin(self) -> None:
@@ -98,7 +98,7 @@ class BucketRing:
         begin, end = self._bounds(self._front)
         if done < end:
             high = min(place.room, end)
-            target, filled = self.ground.slots[self._front % RING][done - begin : high - begin], 0
+            target, filled = self.ground.slots[self._slot][done - begin : high - begin], 0
             if gradient is not None:
                 part = gradient[done - place.offset : high - place.offset]
                 filled = part.numel()
@@ -111,11 +111,12 @@ class BucketRing:
 
     def _reduce_front(self) -> None:
         _, end = self._bounds(self._front)
-        slot = self._front % RING
         if end > self.layout.size:
-            self.ground.slots[slot][self.layout.size - end :].zero_()
-        self.ground.reduce(slot, bucket_parts(self.parts, self.cut, self._front), add=not self._first)
+            self.ground.slots[self._slot][self.layout.size - end :].zero_()
+        self.ground.reduce(self._slot, bucket_parts(self.parts, self.cut, self._front), add=not self._first)
         self._front += 1
+        # also from one micro-batch to the next: who is behind may still read the slot before
+        self._slot = (self._slot + 1) % RING
 
 
 def bucket_parts(parts: Tensor, cut: Cut, bucket: int) -> Tensor:

@@ -6,6 +6,7 @@ everybody's work as soon as it is complete, inside a node a slice is added up wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -72,7 +73,7 @@ class Cut:
         starts = (self.start(bucket, owner) for bucket in range(self.buckets))
         return sum(min(self.part, max(0, boundary - start)) for start in starts)
 
-    def overlaps(self, begin: int, end: int, owner: Owner):
+    def overlaps(self, begin: int, end: int, owner: Owner) -> Iterator[tuple[int, int, int]]:
         """Where the stretch [begin, end) of the vector lies in the owner's shard.
 
         Yields (place in the shard, place in the stretch, length).
@@ -82,6 +83,13 @@ class Cut:
             low, high = max(begin, start), min(end, start + self.part)
             if low < high:
                 yield bucket * self.part + low - start, low - begin, high - low
+
+    def stretches(self, shard: Tensor, owner: Owner) -> Iterator[tuple[int, Tensor]]:
+        """The parts of an owner's `shard` with their places in the vector, without padding; views."""
+        for bucket, values in enumerate(shard.split(self.part)):
+            begin = self.start(bucket, owner)
+            if begin < self.size:
+                yield begin, values[: self.size - begin]
 
     def put(self, shard: Tensor, begin: int, values: Tensor, owner: Owner) -> None:
         """Copies the owner's share of `values`, the vector's stretch from `begin`, into its `shard` [shard]."""

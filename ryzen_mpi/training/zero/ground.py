@@ -23,13 +23,14 @@ class Ground(Protocol):
 
     Attributes:
         local, nodes: ranks of a node, nodes: what a `Cut` needs to know.
-        me: this rank's place.
+        me: this rank's place; owners: everybody's, by rank.
         blocked_s: seconds this rank has waited for others or carried their data since `begin`.
     """
 
     local: int
     nodes: int
     me: Owner
+    owners: list[Owner]
     blocked_s: float
 
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:
@@ -61,7 +62,8 @@ class PlainGround:
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group, self.local, self.nodes = group, world_size(group), 1
-        self.me = Owner(dist.get_rank(group) if self.local > 1 else 0, 0)
+        self.owners = [Owner(rank, 0) for rank in range(self.local)]
+        self.me = self.owners[dist.get_rank(group) if self.local > 1 else 0]
         self.blocked_s = 0.0
 
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:

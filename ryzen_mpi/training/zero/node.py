@@ -31,8 +31,8 @@ class NodeGround:
         self.group, self.folder = group, folder
         self.locality = group.collectives.locality
         self.local, self.nodes = self.locality.node.size, self.locality.nodes
-        node, local = self.locality.places[self.locality.comm.rank]
-        self.me = Owner(local, node)
+        self.owners = [Owner(local, node) for node, local in self.locality.places]
+        self.me = self.owners[self.locality.comm.rank]
         self.blocked_s = 0.0
 
     @property

@@ -54,8 +54,9 @@ class Sharded:
         # a micro-batch's gradient is as narrow as the computation, the sum of several is not
         self.ground.lay(cut, *((RING, compute) if self.stage == 2 else (cut.buckets, wide)), wide, compute)
         master, first, second, gradient = self.ground.state
-        self.vectors = dict(zip(VECTORS, (master, first, second), strict=True))
+        self._vectors = dict(zip(VECTORS, (master, first, second), strict=True))
         self.shard = Shard(master, gradient, cut.before(self.layout.decayed, self.ground.me))
+        self.owners = self.ground.owners
         self.optimizer = FlatOptimizer(self.shard, settings.training, (first, second))
         self._parts = gradient[None] if cut.nodes == 1 else gradient.new_zeros(cut.nodes, cut.shard)
         fill = BucketRing if self.stage == 2 else WholeGradient
@@ -126,16 +127,12 @@ class Sharded:
         self.optimizer.step(learning_rate)
         self.ground.spread(self.shard.master)
 
-    def stretches(self) -> Iterable[Stretch]:
-        for name, vector in self.vectors.items():
-            for bucket, values in enumerate(vector.split(self.cut.part)):
-                begin = self.cut.start(bucket, self.ground.me)
-                if begin < self.layout.size:
-                    yield name, begin, values[: self.layout.size - begin]
+    def vectors(self) -> Iterable[tuple[str, Tensor]]:
+        return self._vectors.items()
 
     def load(self, stretches: Iterable[Stretch]) -> None:
         for name, begin, values in stretches:
-            self.cut.put(self.vectors[name], begin, values, self.ground.me)
+            self.cut.put(self._vectors[name], begin, values, self.ground.me)
 
     def settle(self) -> None:
         self.ground.spread(self.shard.master)

@@ -68,8 +68,9 @@ def vectors(step: TrainingStep) -> dict[str, torch.Tensor]:
     found = {name: torch.zeros(size, dtype=torch.float64) for name in VECTORS}
     if isinstance(step.strategy, Replicated):
         return {name: vector.clone() for name, vector in step.strategy.vectors()}
-    for name, begin, values in step.strategy.stretches():
-        found[name][begin : begin + values.numel()] = values
+    for name, shard in step.strategy.vectors():
+        for begin, values in step.strategy.cut.stretches(shard, step.strategy.ground.me):
+            found[name][begin : begin + values.numel()] = values
     if step.ranks > 1:
         for vector in found.values():
             dist.all_reduce(vector, group=step.group)
