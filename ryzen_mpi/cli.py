@@ -16,6 +16,7 @@ _COMMANDS = {
     "supervise": ("ryzen_mpi.supervise", "command", "Train, and go on after whatever breaks."),
     "resize": ("ryzen_mpi.commands.resize", "command", "Go on with another number of ranks, while a run trains."),
     "rollback": ("ryzen_mpi.commands.rollback", "command", "Go on with fewer ranks, or from an older checkpoint."),
+    "plan": ("ryzen_mpi.commands.plan", "command", "Reckon memory, operations and communication of a run."),
     "generate": ("ryzen_mpi.commands.generate", "command", "Continue a text with a trained model."),
     "metrics": ("ryzen_mpi.commands.metrics", "metrics_command", "Show or export what a run recorded."),
     "bench": ("ryzen_mpi.commands.bench", "command", "Measure communication: OSU's benchmarks on several backends."),

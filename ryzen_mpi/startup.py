@@ -84,14 +84,12 @@ def _placement_row(
 
 def check_memory(world: World, settings: Settings) -> str:
     """What a rank needs, as a line. Collective. Raises UserError on all ranks where it does not fit on some node."""
-    from ryzen_mpi.training.memory import check_fits
+    from ryzen_mpi.training.plan import check_fits
 
-    memory = read_memory()
-    nodes = world.exchange.allgather(world.node)
-    ranks = [rank for rank, node in enumerate(nodes) if node == world.node]
-    need = all_agree(world, lambda: check_fits(settings, ranks, memory.available_bytes, memory.reason))
+    memory, ranks = read_memory(), world.local_size
+    need = all_agree(world, lambda: check_fits(settings, ranks, world.nodes, memory.available_bytes, memory.reason))
     return (
-        f"{bytes_text(need.total)} on rank {ranks[0]}, reckoned; "
+        f"{bytes_text(need.rank)} a rank, {bytes_text(need.node)} a node, reckoned; "
         f"{bytes_text(memory.available_bytes)} a node available ({memory.reason})"
     )
 

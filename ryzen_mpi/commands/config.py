@@ -10,7 +10,7 @@ import click
 @click.option("--ranks", default=4, show_default=True, type=click.IntRange(1), help="Ranks to reckon for.")
 @click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
 def command(name: str, ranks: int, overrides: tuple[str, ...]) -> None:
-    """Show resolved settings, parameter count and memory a rank. Profiles: see --config with an unknown name."""
+    """Show resolved settings, parameter count and memory. Profiles: see --config with an unknown name."""
     from ryzen_mpi.console import Console
     from ryzen_mpi.settings import dump_settings, load_settings
 
@@ -22,12 +22,9 @@ def command(name: str, ranks: int, overrides: tuple[str, ...]) -> None:
     from ryzen_mpi.units import bytes_text, count_text
 
     parameters = parameter_count(settings)
-    reckoned = need(settings)
     rows = [
         ("parameters", f"{count_text(parameters)} ({parameters:,})"),
         ("global batch", f"{settings.global_batch(ranks)} samples a step on {ranks} ranks"),
-        *((f"memory: {what}", size) for what, size in reckoned.rows()),
-        ("memory of rank 0", bytes_text(reckoned.total)),
-        (f"memory of {ranks} ranks", bytes_text(sum(need(settings, rank).total for rank in range(ranks)))),
+        (f"memory of a node of {ranks} ranks", f"{bytes_text(need(settings, ranks).node)} (more: ryzen-mpi plan)"),
     ]
-    Console(leader=True).table("reckoned (stage 0: every rank holds everything)", rows, ("what", "value"))
+    Console(leader=True).table("reckoned", rows, ("what", "value"))

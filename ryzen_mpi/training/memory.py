@@ -1,93 +1,144 @@
 """What a run needs of a node's memory, reckoned before anything is allocated.
 
-A run that cannot fit is refused with the table rather than killed by the kernel an hour later.
+A run that cannot fit is refused with the table rather than killed by the kernel an hour later. `benchmarks/memory.py`
+measures how far the figures are from what processes really take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ryzen_mpi.config import Settings
-from ryzen_mpi.errors import UserError
 from ryzen_mpi.model.attention import takes_batched
 from ryzen_mpi.model.loss import CHUNK_ELEMENTS, LEAST_ROWS, TILE_ELEMENTS
 from ryzen_mpi.model.transformer import parameter_count
+from ryzen_mpi.training.zero.buckets import RING
+from ryzen_mpi.training.zero.sharded import BUCKET_BYTES
 from ryzen_mpi.units import bytes_text
 
-INTERPRETER_BYTES = 330 << 20
-"""Python with torch, numpy and MPI loaded, resident, before the model."""
+INTERPRETER_BYTES = 190 << 20
+"""Of a rank alone: Python with torch, numpy and MPI loaded, before the model."""
+LIBRARIES_BYTES = 230 << 20
+"""Of a node: the pages of libraries that its ranks share."""
 
 _ITEM = {"float32": 4, "bfloat16": 2, "float64": 8}
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes one rank needs, by what for."""
+class Part:
+    """Bytes for one purpose: `rank` of every rank alone, `node` once a node, shared by its ranks."""
 
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-    checkpoint_copy: int
-    interpreter: int = INTERPRETER_BYTES
+    name: str
+    rank: int = 0
+    node: int = 0
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a node of `ranks` ranks needs.
+
+    Attributes:
+        parts: by purpose.
+        saving: what a rank needs on top while a checkpoint is written: a copy (rank 0 under stage 0, else all).
+    """
+
+    ranks: int
+    parts: tuple[Part, ...]
+    saving: Part
 
     @property
-    def total(self) -> int:
-        return sum(vars(self).values())
+    def rank(self) -> int:
+        """Bytes of one rank, its share of what is common included."""
+        return sum(part.rank for part in self.parts) + sum(part.node for part in self.parts) // self.ranks
 
-    def rows(self) -> list[tuple[str, str]]:
-        """(what, size) a line, for a table."""
-        return [(name.replace("_", " "), bytes_text(size)) for name, size in vars(self).items()]
+    @property
+    def steady(self) -> int:
+        """Bytes of the node while it trains."""
+        return sum(part.rank * self.ranks + part.node for part in self.parts)
+
+    @property
+    def node(self) -> int:
+        """Bytes of the node at most: while it saves."""
+        return self.steady + self.saving.rank * self.ranks + self.saving.node
+
+    def of(self, name: str) -> Part:
+        """The part of that name."""
+        return next(part for part in self.parts if part.name == name)
+
+    def text(self) -> str:
+        """The node's parts in a line."""
+        sizes = {part.name: part.rank * self.ranks + part.node for part in (*self.parts, self.saving)}
+        return ", ".join(f"{name} {bytes_text(size)}" for name, size in sizes.items() if size)
 
 
-def need(settings: Settings, rank: int = 0) -> Need:
-    """Bytes rank `rank` needs under stage 0: every rank holds everything; rank 0 also a copy that is being saved."""
-    parameters = parameter_count(settings)
-    item = _ITEM[settings.hardware.dtype]
-    wide = max(4, item)
-    model, batch = settings.model, settings.training.batch_size
-    rows = batch * model.seq_length
-    chunk = min(rows, max(LEAST_ROWS, CHUNK_ELEMENTS // model.vocab_size)) * model.vocab_size
-    head_gradient = model.vocab_size * model.embedding_dim * (wide + item)
+def need(settings: Settings, ranks: int, nodes: int = 1) -> Need:
+    """What each of `nodes` nodes needs for `ranks` ranks on it."""
     return Need(
-        weights=parameters * (wide + (item if item < wide else 0)),
-        gradients=parameters * wide,
-        optimizer=2 * parameters * wide,
-        activations=_activations(settings, rows, item),
-        logits=chunk * item + TILE_ELEMENTS * wide + head_gradient,
-        checkpoint_copy=3 * parameters * wide if rank == 0 else 0,
+        ranks,
+        (
+            *_state(settings, ranks, nodes),
+            Part("activations", activations(settings)),
+            Part("logits", _logits(settings)),
+            Part("interpreter", INTERPRETER_BYTES, LIBRARIES_BYTES),
+        ),
+        _saving(settings, ranks, nodes),
     )
 
 
-def _activations(settings: Settings, rows: int, item: int) -> int:
-    """Bytes kept for backward: what each operation of a block saves, or the block's input alone when recomputing."""
+def _state(settings: Settings, ranks: int, nodes: int) -> list[Part]:
+    """Weights, gradients and optimiser."""
+    count, item = parameter_count(settings), _ITEM[settings.hardware.dtype]
+    wide, stage = max(4, item), settings.hardware.zero_stage
+    one = _largest_parameter(settings) * item  # backward makes each gradient before it is taken over
+    if not stage:
+        narrow = item if item < wide else 0
+        return [
+            Part("weights", count * narrow),
+            Part("gradients", count * wide + one),
+            Part("optimizer", 3 * count * wide),
+            Part("arenas"),
+        ]
+    across = count * wide if nodes > 1 else 0  # of a slice, what other nodes own
+    own = count * wide // nodes
+    whole = count * wide if stage == 1 else RING * min(BUCKET_BYTES // wide * item, count * item)
+    return [
+        Part("weights", node=count * item),
+        Part("gradients", rank=one, node=own + across),
+        Part("optimizer", node=3 * own),
+        Part("arenas", rank=whole),
+    ]
+
+
+def _saving(settings: Settings, ranks: int, nodes: int) -> Part:
+    copy = 3 * parameter_count(settings) * max(4, _ITEM[settings.hardware.dtype])
+    return Part("checkpoint copy", node=copy if settings.hardware.zero_stage == 0 else copy // nodes)
+
+
+def _largest_parameter(settings: Settings) -> int:
+    """Elements."""
+    model = settings.model
+    return model.embedding_dim * max(model.vocab_size, model.feed_forward_dim, 3 * model.embedding_dim)
+
+
+def _logits(settings: Settings) -> int:
+    model, item = settings.model, _ITEM[settings.hardware.dtype]
+    rows = settings.training.batch_size * model.seq_length
+    chunk = min(rows, max(LEAST_ROWS, CHUNK_ELEMENTS // model.vocab_size)) * model.vocab_size
+    return chunk * item + TILE_ELEMENTS * max(4, item) + model.vocab_size * model.embedding_dim * (max(4, item) + item)
+
+
+def activations(settings: Settings, recompute: bool | None = None) -> int:
+    """Bytes kept for backward: what each operation of a block saves, or the block's input alone when recomputing.
+
+    `recompute`: in place of hardware.gradient_checkpoint.
+    """
     model, hardware = settings.model, settings.hardware
+    recompute = hardware.gradient_checkpoint if recompute is None else recompute
     width, length = model.embedding_dim, model.seq_length
+    rows = settings.training.batch_size * length
     block = 9 * width + 2 * model.feed_forward_dim  # norms' inputs and outputs, q k v, attention's output, feed-forward
     if takes_batched(length, hardware.dtype, hardware.attention):
         block += model.num_heads * length
-    kept = model.num_layers * (width if hardware.gradient_checkpoint else block)
-    transient = block if hardware.gradient_checkpoint else 0
-    return rows * item * (kept + transient + 3 * width)
-
-
-def check_fits(settings: Settings, node_ranks: Sequence[int], available_bytes: int, reason: str) -> Need:
-    """The need of this node's largest rank. Raises UserError where the node's ranks together exceed what is there.
-
-    Args:
-        node_ranks: the ranks of one node.
-        available_bytes: memory the node can give, and `reason` where that was read.
-    """
-    needs = [need(settings, rank) for rank in node_ranks]
-    total = sum(item.total for item in needs)
-    if total > available_bytes:
-        parts = ", ".join(f"{name} {size}" for name, size in needs[0].rows())
-        raise UserError(
-            f"the model does not fit: a rank needs {bytes_text(needs[0].total)} ({parts}); {len(needs)} ranks on this "
-            f"node need {bytes_text(total)}, and {bytes_text(available_bytes)} are available ({reason})",
-            "fewer layers, a smaller embedding_dim, a smaller training.batch_size with more accumulation, "
-            "hardware.gradient_checkpoint=true, or fewer ranks a node",
-        )
-    return needs[0]
+    kept = model.num_layers * (width if recompute else block)
+    transient = block if recompute else 0
+    return rows * _ITEM[hardware.dtype] * (kept + transient + 3 * width)
