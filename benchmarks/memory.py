@@ -4,7 +4,7 @@
     python benchmarks/memory.py --ranks 4 hardware.zero_stage=2 model.num_layers=12 ...
 
 Every configuration trains three steps in processes of its own. Measured is PSS, which counts a page that several
-processes share once: the sum over the ranks is what the node gives. Memory is no matter of time: no idle machine needed.
+processes share once: the sum over the ranks is what the node gives. It needs no idle machine.
 """
 
 from __future__ import annotations

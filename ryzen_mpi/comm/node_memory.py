@@ -105,7 +105,7 @@ class NodeMemory:
                 except OSError as error:
                     problem = UserError(
                         f"{name}, made by another rank of this node, can't be opened: {error.strerror}",
-                        "ranks in containers need one /dev/shm (--ipc=host), or hardware.shared_folder on a disk of both",
+                        "ranks in containers need one /dev/shm (--ipc=host); or give hardware.shared_folder=DIR",
                     )
             fail_together(exchange, problem)
         finally:

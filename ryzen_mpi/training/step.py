@@ -17,10 +17,11 @@ from ryzen_mpi.data.source import TokenSource
 from ryzen_mpi.model.dropout import mix
 from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.agreement import Agreement, Row, Table, Usage
+from ryzen_mpi.training.choose import make_strategy
 from ryzen_mpi.training.evaluate import HeldOut, evaluate
 from ryzen_mpi.training.flat import layers_of
 from ryzen_mpi.training.schedule import learning_rate
-from ryzen_mpi.training.strategy import Strategy, make_strategy
+from ryzen_mpi.training.strategy import Strategy
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import torch
 from ryzen_mpi.cluster.job import all_agree, leader_decides
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.training.checkpoint import CheckpointWriter, newest_good
+from ryzen_mpi.training.choose import make_strategy
 from ryzen_mpi.training.evaluate import evaluate
 from ryzen_mpi.training.shards import ShardWriter
 from ryzen_mpi.training.state import checkpoint_state, checkpoint_tensors, restore
-from ryzen_mpi.training.strategy import VECTORS, make_strategy
+from ryzen_mpi.training.strategy import VECTORS
 from ryzen_mpi.training.zero.sharded import Sharded
 
 

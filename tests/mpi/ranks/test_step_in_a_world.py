@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from ryzen_mpi.training.choose import make_strategy
 from ryzen_mpi.training.reduce import BucketedReducer, NaiveReducer
 from ryzen_mpi.training.schedule import learning_rate
 from ryzen_mpi.training.step import build_model
-from ryzen_mpi.training.strategy import make_strategy
 
 MANY_BUCKETS = functools.partial(BucketedReducer, bucket_bytes=2048)
 VARIANTS = {

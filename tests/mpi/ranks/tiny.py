@@ -10,8 +10,9 @@ import torch.distributed as dist
 from ryzen_mpi.config import Settings
 from ryzen_mpi.data.markov import MarkovSource
 from ryzen_mpi.data.random_tokens import RandomTokens
+from ryzen_mpi.training.replicated import Replicated
 from ryzen_mpi.training.step import StepOutcome, TrainingStep
-from ryzen_mpi.training.strategy import VECTORS, Replicated
+from ryzen_mpi.training.strategy import VECTORS
 
 STEPS = 5
 

@@ -1,0 +1,93 @@
+"""Stage 0, plain data parallelism: every rank holds everything, and all make the same update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ryzen_mpi.comm.arena import shared_memory
+from ryzen_mpi.config import Settings
+from ryzen_mpi.training.flat import FlatParameters
+from ryzen_mpi.training.optimizer import FlatOptimizer
+from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, Reducer, broadcast_vector, world_size
+from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, moments, square_sum
+from ryzen_mpi.training.zero.cut import Owner
+
+
+class Replicated:
+    """See `strategy.Strategy`.
+
+    Attributes:
+        flat, optimizer, reducer: weights and gradient, moments, and how gradients come together.
+    """
+
+    cut = None
+    owners: list[Owner] = []
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        group: dist.ProcessGroup | None,
+        reducer: Callable[[FlatParameters, dist.ProcessGroup | None], Reducer] | None = None,
+    ) -> None:
+        self.group, self.ranks = group, world_size(group)
+        self.rank = dist.get_rank(group) if self.ranks > 1 else 0
+        shared = shared_memory(group) if settings.distributed.arena else None
+        self.flat = FlatParameters(model, DTYPES[settings.hardware.dtype], shared)
+        self.layout = self.flat.layout
+        if self.ranks > 1:
+            broadcast_vector(self.flat.master, group)
+        self.flat.publish()
+        choice = reducer or (BucketedReducer if shared is None else ArenaReducer)
+        self.reducer: Reducer = choice(self.flat, group)
+        self.optimizer = FlatOptimizer(self.flat, settings.training)
+
+    @property
+    def updates(self) -> int:
+        return self.optimizer.updates
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        self.optimizer.updates = count
+
+    def begin(self) -> None:
+        self.reducer.begin()
+
+    def before_backward(self, last: bool) -> None:
+        if last:
+            self.reducer.last_micro_batch()
+
+    def after_micro_batch(self) -> None:
+        pass
+
+    def reduce(self) -> float:
+        return self.reducer.finish()
+
+    def square_norm(self) -> float:
+        share = -(-self.layout.size // self.ranks)
+        return square_sum(self.flat.gradient[share * self.rank : share * (self.rank + 1)])
+
+    def layer_moments(self, layers: Mapping[str, list[int]]) -> Tensor:
+        parts = ([self.flat.view(self.flat.gradient, self.layout.places[n]) for n in layers[name]] for name in layers)
+        return torch.tensor([moments(part) for part in parts], dtype=torch.float64)
+
+    def update(self, factor: float, learning_rate: float) -> None:
+        if factor != 1.0:
+            self.flat.gradient.mul_(factor)
+        self.optimizer.step(learning_rate)
+        self.flat.publish()
+
+    def vectors(self) -> Iterable[tuple[str, Tensor]]:
+        return zip(VECTORS, (self.flat.master, self.optimizer.first, self.optimizer.second), strict=True)
+
+    def load(self, stretches: Iterable[Stretch]) -> None:
+        vectors = dict(self.vectors())
+        for name, begin, values in stretches:
+            vectors[name][begin : begin + values.numel()].copy_(values)
+
+    def settle(self) -> None:
+        self.flat.publish()
