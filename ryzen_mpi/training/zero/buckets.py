@@ -13,7 +13,10 @@ RING = 2
 
 
 class WholeGradient:
-    """Stage 1: every rank adds up all its micro-batches, and the sums over ranks follow at the end of the step."""
+    """Stage 1: every rank adds up all its micro-batches, and the sums over ranks follow at the end of the step.
+
+    The slots are filled again after the ranks' agreement on the step, hence after all have read them.
+    """
 
     def __init__(self, ground: Ground, cut: Cut, layout: Layout, parts: Tensor) -> None:
         self.ground, self.cut, self.layout, self.parts = ground, cut, layout, parts
@@ -41,7 +44,7 @@ class WholeGradient:
             if place.name not in self._written:
                 self.flat[place.offset : place.end].zero_()
         for bucket in range(self.cut.buckets):
-            self.ground.reduce(bucket, bucket_parts(self.parts, self.cut, bucket), add=False)
+            self.ground.reduce(bucket, bucket_parts(self.parts, self.cut, bucket), add=False, meet=bucket == 0)
 
 
 class BucketRing:

@@ -44,10 +44,11 @@ class Ground(Protocol):
     weights: Tensor
     state: Tensor
 
-    def reduce(self, slot: int, target: Tensor, add: bool) -> None:
-        """Sums the slot over the ranks of a node into `target` [nodes, part]; or adds it. The slot after it is free.
+    def reduce(self, slot: int, target: Tensor, add: bool, meet: bool = True) -> None:
+        """Sums the slot over the ranks of a node into `target` [nodes, part], or adds it. Collective.
 
-        Collective.
+        The slot before it is free afterwards. `meet`: false where all ranks are known to have filled this slot, since
+        they came to the reduction of another one.
         """
 
     def across(self, parts: Tensor, own: Tensor) -> None:
@@ -73,7 +74,7 @@ class PlainGround:
         self.state = torch.zeros(4, cut.shard, dtype=wide)
         self._sum = torch.empty(cut.part, dtype=wide)
 
-    def reduce(self, slot: int, target: Tensor, add: bool) -> None:
+    def reduce(self, slot: int, target: Tensor, add: bool, meet: bool = True) -> None:
         began, whole = time.perf_counter(), self.slots[slot]
         if self.local == 1:
             part = whole

@@ -63,9 +63,10 @@ class NodeGround:
         self.state = everything[own].view(4, cut.shard)
         self.places = cut.owned(self.weights, self.me)
 
-    def reduce(self, slot: int, target: Tensor, add: bool) -> None:
+    def reduce(self, slot: int, target: Tensor, add: bool, meet: bool = True) -> None:
         began = time.perf_counter()
-        self.arena.engine.barrier()
+        if meet:
+            self.arena.engine.barrier()
         for node in range(self.nodes):
             widen_sum([slices[slot, node] for slices in self._slices], target[node], add)
         self.blocked_s += time.perf_counter() - began

@@ -1,4 +1,8 @@
-"""ZeRO 1 and 2 (Rajbhandari et al. 2020): every rank updates its own shard, and all compute with everybody's."""
+"""ZeRO 1 and 2 (Rajbhandari et al. 2020): every rank updates its own shard, and all compute with everybody's.
+
+Nobody computes with weights that are being changed: an update follows the ranks' agreement on the step, which all come
+to after backward, and ends with a meeting.
+"""
 
 from __future__ import annotations
 
