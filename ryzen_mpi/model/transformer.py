@@ -5,6 +5,8 @@ Learned positions, no biases, GELU, the head tied to the embedding unless told o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,23 @@ from ryzen_mpi.model.dropout import SampleDropout
 from ryzen_mpi.model.loss import head_loss
 
 Keys = tuple[int, ...] | None
+
+
+class Linear(nn.Linear):
+    """Without a bias, and without first values, which `Transformer.first_values` has: memory is not touched twice."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """Without first values, as `Linear`."""
+
+    def reset_parameters(self) -> None:
+        pass
 
 
 class Norm(nn.Module):
@@ -38,11 +57,11 @@ class Block(nn.Module):
         width = shape.embedding_dim
         self.heads, self.form = shape.num_heads, settings.hardware.attention
         self.norm_attention = Norm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.project = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width)
+        self.project = Linear(width, width)
         self.norm_feed_forward = Norm(width)
-        self.expand = nn.Linear(width, shape.feed_forward_dim, bias=False)
-        self.contract = nn.Linear(shape.feed_forward_dim, width, bias=False)
+        self.expand = Linear(width, shape.feed_forward_dim)
+        self.contract = Linear(shape.feed_forward_dim, width)
         self.drop_attention = SampleDropout(shape.dropout, 2 * index + 1)
         self.drop_feed_forward = SampleDropout(shape.dropout, 2 * index + 2)
 
@@ -60,12 +79,12 @@ class Transformer(nn.Module):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         shape = settings.model
-        self.token = nn.Embedding(shape.vocab_size, shape.embedding_dim)
-        self.position = nn.Embedding(settings.max_positions, shape.embedding_dim)
+        self.token = Embedding(shape.vocab_size, shape.embedding_dim)
+        self.position = Embedding(settings.max_positions, shape.embedding_dim)
         self.drop = SampleDropout(shape.dropout, 0)
         self.blocks = nn.ModuleList(Block(settings, index) for index in range(shape.num_layers))
         self.norm = Norm(shape.embedding_dim)
-        self.head = None if shape.tied_head else nn.Linear(shape.embedding_dim, shape.vocab_size, bias=False)
+        self.head = None if shape.tied_head else Linear(shape.embedding_dim, shape.vocab_size)
         self.trained_length = shape.seq_length
         self.recompute = settings.hardware.gradient_checkpoint
 
@@ -74,16 +93,27 @@ class Transformer(nn.Module):
         """[vocabulary, width], the embedding's own where the head is tied."""
         return self.token.weight if self.head is None else self.head.weight
 
-    def initialise(self, seed: int) -> None:
-        """Fills all weights from `seed`; the same on every rank. Source: Radford et al. 2019, section 2.3."""
+    def first_values(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and first values (float32, own memory) of every parameter, one after the other: functions of `seed`.
+
+        Source: Radford et al. 2019, section 2.3.
+        """
         generator = torch.Generator().manual_seed(seed)
         residual = (2 * len(self.blocks)) ** -0.5
         for name, parameter in self.named_parameters():
+            values = torch.empty(parameter.shape)
             if parameter.ndim < 2:
-                nn.init.ones_(parameter)
+                yield name, values.fill_(1.0)
             else:
                 std = 0.02 * (residual if name.endswith(("project.weight", "contract.weight")) else 1.0)
-                nn.init.normal_(parameter, std=std, generator=generator)
+                yield name, values.normal_(std=std, generator=generator)
+
+    def initialise(self, seed: int) -> None:
+        """Gives all parameters their first values."""
+        parameters = dict(self.named_parameters())
+        with torch.no_grad():
+            for name, values in self.first_values(seed):
+                parameters[name].copy_(values)
 
     def compile_blocks(self) -> None:
         """Has every block compiled at its first use; block by block, because blocks share one compilation."""

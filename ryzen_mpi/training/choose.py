@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch.distributed as dist
-from torch import nn
 
 from ryzen_mpi.config import Settings
+from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.replicated import Replicated
 from ryzen_mpi.training.strategy import Strategy
 from ryzen_mpi.training.zero.sharded import Sharded
 
 
-def make_strategy(model: nn.Module, settings: Settings, group: dist.ProcessGroup | None) -> Strategy:
+def make_strategy(model: Transformer, settings: Settings, group: dist.ProcessGroup | None) -> Strategy:
     """That of `hardware.zero_stage`. Collective. Raises UserError where shared memory is too small."""
     return (Sharded if settings.hardware.zero_stage else Replicated)(model, settings, group)

@@ -71,15 +71,15 @@ def _private(size: int, dtype: torch.dtype) -> Tensor:
 
 
 def trained_parameters(model: nn.Module, compute: torch.dtype) -> dict[str, nn.Parameter]:
-    """Those of a layout, by name; the frozen ones become what the model computes with."""
+    """Those of a layout, by name; the frozen ones get memory of the precision the model computes in."""
     for parameter in model.parameters():
         if not parameter.requires_grad:
-            parameter.data = parameter.data.to(compute)
+            parameter.data = torch.empty(parameter.shape, dtype=compute)
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 class FlatParameters:
-    """The parameters of `model`, moved into flat vectors; the model's own tensors become views.
+    """Flat vectors for the parameters of `model`, whose own tensors become views; their values are not taken over.
 
     `gradient_memory(size, dtype)` gives the zeroed memory of the gradient: in an arena, or this rank's own.
 
@@ -104,11 +104,14 @@ class FlatParameters:
         self.master = torch.zeros(size, dtype=wide)
         self.gradient = (gradient_memory or _private)(size, wide)
         self.working = self.master if compute == wide else torch.zeros(size, dtype=compute)
+        self._offsets = {place.name: place.offset for place in self.places}
         for place in self.places:
-            parameter = self.parameters[place.name]
-            self.view(self.master, place).copy_(parameter.data)
-            parameter.data = self.view(self.working, place)
-        self.publish()
+            self.parameters[place.name].data = self.view(self.working, place)
+
+    def put(self, name: str, begin: int, values: Tensor) -> None:
+        """Values of a parameter from its element `begin` on, into master."""
+        start = self._offsets[name] + begin
+        self.master[start : start + values.numel()].copy_(values.view(-1))
 
     @staticmethod
     def view(vector: Tensor, place: Place) -> Tensor:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ryzen_mpi.comm.arena import shared_memory
 from ryzen_mpi.config import Settings
+from ryzen_mpi.model.transformer import Transformer
+from ryzen_mpi.training.first import first_values
 from ryzen_mpi.training.flat import FlatParameters
 from ryzen_mpi.training.optimizer import FlatOptimizer
-from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, Reducer, broadcast_vector, world_size
+from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, Reducer, world_size
 from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, moments, square_sum
 from ryzen_mpi.training.zero.cut import Owner
 
@@ -29,7 +31,7 @@ class Replicated:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Transformer,
         settings: Settings,
         group: dist.ProcessGroup | None,
         reducer: Callable[[FlatParameters, dist.ProcessGroup | None], Reducer] | None = None,
@@ -39,8 +41,12 @@ class Replicated:
         shared = shared_memory(group) if settings.distributed.arena else None
         self.flat = FlatParameters(model, DTYPES[settings.hardware.dtype], shared)
         self.layout = self.flat.layout
-        if self.ranks > 1:
-            broadcast_vector(self.flat.master, group)
+        frozen = {name: p.data.view(-1) for name, p in model.named_parameters() if not p.requires_grad}
+        for name, begin, values in first_values(model, settings.training.seed, group):
+            if name in frozen:
+                frozen[name][begin : begin + values.numel()].copy_(values)
+            else:
+                self.flat.put(name, begin, values)
         self.flat.publish()
         choice = reducer or (BucketedReducer if shared is None else ArenaReducer)
         self.reducer: Reducer = choice(self.flat, group)

@@ -91,7 +91,7 @@ class TrainingStep:
         self.global_batch = global_batch
         self.total_samples = settings.training.total_epochs * source.num_samples
         self.sampler = Sampler(source.num_samples, settings.training.seed)
-        self.model = build_model(settings)
+        self.model = Transformer(settings)
         self.strategy = strategy(self.model, settings, group)
         self.layers = layers_of(self.strategy.layout)
         self.agreement, self.usage = Agreement(group), Usage()
@@ -196,10 +196,3 @@ class TrainingStep:
         sums = self.strategy.layer_moments(self.layers).tolist()
         sizes = [sum(places[number].shape.numel() for number in numbers) for numbers in self.layers.values()]
         return [square / size - (total / size) ** 2 for (total, square), size in zip(sums, sizes, strict=True)]
-
-
-def build_model(settings: Settings) -> Transformer:
-    """The model with its first weights, a function of the seed alone."""
-    model = Transformer(settings)
-    model.initialise(settings.training.seed)
-    return model

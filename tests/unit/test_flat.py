@@ -16,7 +16,11 @@ def made(dtype: torch.dtype) -> tuple[Transformer, dict[str, torch.Tensor], Flat
     model = Transformer(tiny("model.tied_head=false"))
     model.initialise(1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    return model, before, FlatParameters(model, dtype)
+    flat = FlatParameters(model, dtype)
+    for name, values in before.items():
+        flat.put(name, 0, values)
+    flat.publish()
+    return model, before, flat
 
 
 @DTYPES

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ryzen_mpi.config import Settings
+from ryzen_mpi.model.transformer import Transformer
+from ryzen_mpi.training.first import first_values
 from ryzen_mpi.training.flat import Layout, Place, trained_parameters
 from ryzen_mpi.training.optimizer import FlatOptimizer
-from ryzen_mpi.training.reduce import BROADCAST_BYTES, world_size
+from ryzen_mpi.training.reduce import world_size
 from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, moments, square_sum
 from ryzen_mpi.training.zero.buckets import RING, BucketRing, WholeGradient
 from ryzen_mpi.training.zero.cut import Cut
@@ -41,7 +43,7 @@ class Sharded:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Transformer,
         settings: Settings,
         group: dist.ProcessGroup | None,
         ground: Ground | None = None,
@@ -65,19 +67,21 @@ class Sharded:
         self._parts = gradient[None] if cut.nodes == 1 else gradient.new_zeros(cut.nodes, cut.shard)
         fill = BucketRing if self.stage == 2 else WholeGradient
         self.buckets = fill(self.ground, cut, self.layout, self._parts)
-        self._adopt(model)
+        self._adopt(model, settings.training.seed)
 
-    def _adopt(self, model: nn.Module) -> None:
-        """Rank 0's first weights into the shards, and the model's tensors into the common vector. Collective."""
-        for place in self.layout.places:
-            parameter = self.parameters[place.name]
-            first = parameter.data.reshape(-1).to(self.shard.master.dtype)
-            for begin, piece in _pieces(first):
-                if world_size(self.group) > 1:
-                    dist.broadcast(piece, src=0, group=self.group)
-                self.cut.put(self.shard.master, place.offset + begin, piece, self.ground.me)
+    def _adopt(self, model: Transformer, seed: int) -> None:
+        """The model's tensors into the common vector, and rank 0's first weights into the shards. Collective."""
+        places = {place.name: place for place in self.layout.places}
+        for name, place in places.items():
+            parameter = self.parameters[name]
             parameter.data = self.ground.weights[place.offset : place.end].view(place.shape)
             parameter.register_post_accumulate_grad_hook(self._hook(place))
+        frozen = {name: p.data.view(-1) for name, p in model.named_parameters() if name not in places}
+        for name, begin, values in first_values(model, seed, self.group):
+            if name in frozen:
+                frozen[name][begin : begin + values.numel()].copy_(values)
+            else:
+                self.cut.put(self.shard.master, places[name].offset + begin, values, self.ground.me)
         self.settle()
 
     def _hook(self, place: Place):
@@ -140,8 +144,3 @@ class Sharded:
 
     def settle(self) -> None:
         self.ground.spread(self.shard.master)
-
-
-def _pieces(values: Tensor) -> Iterable[tuple[int, Tensor]]:
-    size = BROADCAST_BYTES // values.element_size()
-    return ((begin, values[begin : begin + size]) for begin in range(0, values.numel(), size))

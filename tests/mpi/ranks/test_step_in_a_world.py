@@ -8,10 +8,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from ryzen_mpi.training.choose import make_strategy
 from ryzen_mpi.training.reduce import BucketedReducer, NaiveReducer
 from ryzen_mpi.training.schedule import learning_rate
-from ryzen_mpi.training.step import build_model
 
 MANY_BUCKETS = functools.partial(BucketedReducer, bucket_bytes=2048)
 VARIANTS = {
@@ -57,7 +55,7 @@ def test_five_steps_in_float64_equal_those_of_one_rank_without_accumulation(worl
 
 def test_the_reference_itself_equals_a_plain_pytorch_loop(world, group, solo):
     settings = tiny.settings(training__clip_norm=0.3, training__batch_size=12)
-    step, model = tiny.alone(solo, settings, 12), build_model(settings).double()
+    step, model = tiny.alone(solo, settings, 12), tiny.build_model(settings).double()
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     training = settings.training
@@ -100,7 +98,7 @@ def test_every_reducer_trains_the_same(world, group, solo, reducer):
 def test_gradients_equal_those_of_distributed_data_parallel(world, group, reducer, batch_size):
     settings = tiny.settings(training__batch_size=batch_size, training__clip_norm=0.0)
     step = tiny.distributed(world, settings, 11, strategy=tiny.with_reducer(reducer))
-    peer = torch.nn.parallel.DistributedDataParallel(build_model(settings).double())
+    peer = torch.nn.parallel.DistributedDataParallel(tiny.build_model(settings).double())
     batches = list(step.micro_batches(0, 11))
     for number, positions in enumerate(batches, start=1):
         samples = torch.from_numpy(step.source.sample(step.sampler.indices(int(positions[0]), len(positions))))
@@ -136,16 +134,15 @@ def test_bfloat16_is_finite_near_one_rank_and_keeps_float32_masters(world, group
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_all_ranks_start_from_the_weights_of_rank_0(world, group, stage):
-    settings = tiny.settings(hardware__zero_stage=stage)
+    def settings(seed):
+        return tiny.settings(hardware__zero_stage=stage, training__seed=seed)
 
-    def other_weights(model, settings, group):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += world.rank
-        return make_strategy(model, settings, group)
-
-    step, same = tiny.distributed(world, settings, 12, strategy=other_weights), tiny.distributed(world, settings, 12)
+    step, same = (tiny.distributed(world, settings(seed), 12) for seed in (7 + world.rank, 7))
     assert tiny.fingerprint(step) == tiny.fingerprint(same)
+    first = tiny.build_model(settings(7))
+    assert all(
+        torch.equal(p.data, q.data) for p, q in zip(step.model.parameters(), first.double().parameters(), strict=True)
+    )
 
 
 def nan_loss(loss):

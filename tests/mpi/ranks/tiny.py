@@ -10,6 +10,7 @@ import torch.distributed as dist
 from ryzen_mpi.config import Settings
 from ryzen_mpi.data.markov import MarkovSource
 from ryzen_mpi.data.random_tokens import RandomTokens
+from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.replicated import Replicated
 from ryzen_mpi.training.step import StepOutcome, TrainingStep
 from ryzen_mpi.training.strategy import VECTORS
@@ -49,6 +50,13 @@ def alone(solo, settings: Settings, global_batch: int, **more: Any) -> TrainingS
 def with_reducer(reducer: Callable) -> Callable:
     """Stage 0 with another reducer."""
     return lambda model, settings, group: Replicated(model, settings, group, reducer)
+
+
+def build_model(settings: Settings) -> Transformer:
+    """The model with its first weights."""
+    model = Transformer(settings)
+    model.initialise(settings.training.seed)
+    return model
 
 
 def run(step: TrainingStep, steps: int = STEPS, before: Callable[[int], None] = lambda _: None) -> list[StepOutcome]:
