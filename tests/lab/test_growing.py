@@ -6,8 +6,13 @@ from tests.lab.cluster import Cluster
 from tests.lab.faults import host_death, link_cut
 from tests.lab.jobs import LabJob, submit
 
-STEPS = ("training.global_batch=480", "training.max_steps=1400", "training.save_interval=20")
-"""Steps of 50 ms or so: still at it when the node is back, looked for (20 s after the start) and joined."""
+STEPS = (
+    "training.global_batch=960",
+    "training.max_steps=1200",
+    "training.save_interval=20",
+    "data.num_samples=2000000",
+)
+"""Steps of 0.1 s or so: still at it when the node is back, looked for (20 s after the start) and joined."""
 BY_THREE = {"node1": 1, "node2": 1, "node3": 1}
 
 
@@ -24,14 +29,17 @@ def without(job: LabJob) -> None:
 
 
 def grown(job: LabJob) -> tuple[dict, dict]:
-    """Asserts that the run went on by three ranks from the very step that two had reached; those two attempts."""
+    """Asserts that the run went on by three ranks from the very step that two had reached; those two attempts.
+
+    A node that answers before Slurm takes it out is gone again when it is wanted: one more attempt of two.
+    """
     job.wait("COMPLETED")
-    three, two, again = job.recovered()
-    assert [three["ranks"], two["ranks"], again["ranks"]] == [3, 2, 3], job.said()
-    assert (three["end"], two["end"], again["end"]) == ("fault", "stopped", "complete"), job.said()
-    assert two["step"] == again["resumed"], job.said()
+    three, *twos, again = job.recovered()
+    assert [three["ranks"], again["ranks"], *{two["ranks"] for two in twos}] == [3, 3, 2], job.said()
+    assert [three["end"], again["end"], *{two["end"] for two in twos}] == ["fault", "complete", "stopped"], job.said()
+    assert twos[-1]["step"] == again["resumed"], job.said()
     assert again["hosts"] == BY_THREE
-    return two, again
+    return twos[-1], again
 
 
 @pytest.mark.long
