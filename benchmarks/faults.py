@@ -196,8 +196,13 @@ def finish(victim: Victim) -> int:
 def report(rows: list[dict], summary: dict, reached: int, options: argparse.Namespace) -> dict:
     """Prints the figures, and returns them."""
     times, count = np.array([row["recovered_s"] for row in rows]), len(rows)
-    crashes = np.array([r["noticed_s"] for r in rows if "STOP" not in r["kind"] and r["noticed_s"] is not None])
-    stops = np.array([r["noticed_s"] for r in rows if "STOP" in r["kind"] and r["noticed_s"] is not None])
+
+    def noticed(*words: str) -> float:
+        """Longest, of the kinds with one of `words`."""
+        return max((r["noticed_s"] or 0.0 for r in rows if any(word in r["kind"] for word in words)), default=0.0)
+
+    stop_s, guard_s = noticed("STOP"), noticed("guard")
+    crash_s = noticed(*(kind for kind in KINDS if "STOP" not in kind and "guard" not in kind))
     # none of n failed: with 95 % confidence the share that would is below the p of (1 - p)^n = 0.05
     bound = 1 - math.exp(math.log(0.05) / count)
     figures = {
@@ -210,8 +215,9 @@ def report(rows: list[dict], summary: dict, reached: int, options: argparse.Name
         "recovery_p50_s": float(np.percentile(times, 50)),
         "recovery_p95_s": float(np.percentile(times, 95)),
         "recovery_median": vars(median(times)),
-        "crash_noticed_max_s": float(crashes.max(initial=0.0)),
-        "stop_noticed_max_s": float(stops.max(initial=0.0)),
+        "crash_noticed_max_s": crash_s,
+        "stop_noticed_max_s": stop_s,
+        "guard_noticed_max_s": guard_s,
         "repeated_max": max(row["repeated"] for row in rows),
         "ettr": summary["ettr"],
         "attempts": summary["attempts"],
@@ -221,7 +227,7 @@ def report(rows: list[dict], summary: dict, reached: int, options: argparse.Name
     }
     print(f"{count} of {count} survived: less than {100 * bound:.1f} % of such faults are not (95 % confidence)")
     print(f"training again after: p50 {figures['recovery_p50_s']:.1f} s, p95 {figures['recovery_p95_s']:.1f} s")
-    print(f"noticed after: crash at most {crashes.max(initial=0.0):.2f} s, stop at most {stops.max(initial=0.0):.1f} s")
+    print(f"noticed after: crash at most {crash_s:.2f} s, stop at most {stop_s:.1f} s, guard's end {guard_s:.1f} s")
     print(f"steps repeated after a fault: at most {figures['repeated_max']} of a save interval of 100")
     faults_s = summary["total_s"] / count
     print(f"ETTR {100 * summary['ettr']:.1f} % at a fault every {faults_s:.1f} s")

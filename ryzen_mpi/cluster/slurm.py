@@ -120,6 +120,13 @@ def requeue(allocation: Allocation) -> str | None:
     return None if answer.code == 0 else answer.reason()
 
 
+def job_state(allocation: Allocation) -> str:
+    """Slurm's word for this job: RUNNING, COMPLETING, ...; "unknown" where Slurm does not say. Raises UserError."""
+    answer = _ask(["squeue", "--noheader", f"--jobs={allocation.job_id}", "--format=%T"])
+    words = answer.output.split()
+    return words[0] if answer.code == 0 and words else "unknown"
+
+
 def node_state(name: str) -> str:
     """Slurm's word for the node: idle, mixed, allocated, down, ..., a star behind it: it does not respond.
 

@@ -41,6 +41,7 @@ class Outcome:
         others: further faults seen at the same time.
         ended_s: seconds from the verdict to the last process' end.
         networks_lost: own addresses over which nothing was heard any more although the host was heard.
+        words: the last of a rank that stopped on request.
     """
 
     end: str
@@ -48,6 +49,7 @@ class Outcome:
     others: list[Fault] = field(default_factory=list)
     ended_s: float = 0.0
     networks_lost: list[str] = field(default_factory=list)
+    words: str = ""
 
 
 class Attempt:
@@ -120,6 +122,8 @@ class Attempt:
         while left := self._leases(time.monotonic()):
             time.sleep(min(left, TICK_S))
         outcome.ended_s = time.monotonic() - began
+        reports = [pulse.report for pulse in self.listener.pulses().values()]
+        outcome.words = next((report.text for report in reports if report.phase == "stopped"), "")
         if outcome.fault is not None and outcome.fault.kind in ("launcher", "lost"):
             outcome.fault = _vanished(self.listener.pulses(), outcome.fault)
 

@@ -32,6 +32,9 @@ class Nodes(Protocol):
     def are_back(self, names: Sequence[str]) -> bool:
         """Whether `names`, which don't answer, could be had again by starting anew."""
 
+    def job_goes_on(self) -> bool:
+        """Whether this is in a batch job that nobody has ended; False outside of one."""
+
 
 class ThisMachine:
     """Outside a batch job: one node, which answers by asking."""
@@ -45,6 +48,9 @@ class ThisMachine:
         return ["127.0.0.1"]  # nothing leaves the machine
 
     def are_back(self, names: Sequence[str]) -> bool:
+        return False
+
+    def job_goes_on(self) -> bool:
         return False
 
 
@@ -90,3 +96,6 @@ class SlurmNodes:
         if not self.allocation.requeue_allowed:
             return False
         return all(slurm.node_state(name) in ("idle", "mixed") for name in names)
+
+    def job_goes_on(self) -> bool:
+        return slurm.job_state(self.allocation) == "RUNNING"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,8 +119,23 @@ class Supervisor:
         self.state.fruitless = 0
         if self.wishes.carry_out(record) or self.asked.stop or self.wishes.requeue:
             return None
-        self.voice.say("stopped", "the ranks were asked to stop, not by this supervisor; " + self._how_to_go_on())
-        return STOPPED
+        return self._unasked(outcome, record)
+
+    def _unasked(self, outcome: Outcome, record: Record) -> int | None:
+        """The ranks were told to stop, and this process was not: as `_after`."""
+        what = f"the ranks were told to stop ({outcome.words}), this supervisor was not"
+        if not self.job.nodes.job_goes_on():
+            self.voice.say("stopped", f"{what}; {self._how_to_go_on()}")
+            return STOPPED
+        if signal.SIGUSR1.name in outcome.words:  # `scancel --signal=USR1 JOB` reaches the ranks alone
+            self.voice.say("warned", f"{what}: taken for the whole job's")
+            self.asked.stop = signal.SIGUSR1
+            return None
+        # Slurm may send the end of a job's former life, before it was requeued, to the processes of the present one.
+        self.state.fruitless = 0 if record.saved > record.resumed else self.state.fruitless + 1
+        self.last = what
+        self.voice.say("stray-signal", f"{what}, and the job goes on: another attempt", "warning")
+        return None
 
     def _learn(self, outcome: Outcome, record: Record) -> None:
         """Remembers a fault: who, where, whether the attempt had got anywhere."""

@@ -51,6 +51,7 @@ def test_a_disk_that_stays_full_ends_the_run_as_failed(lab, folder, table):
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_a_checkpoint_folder_that_is_read_only_ends_the_run_as_failed(lab, folder, table):
     job = submit(lab, folder.name, 1, 1, *LONG_STEPS, "training.max_steps=100", options="--retries 1")
     job.wait_for(lambda: job.step)
@@ -65,6 +66,7 @@ def test_a_checkpoint_folder_that_is_read_only_ends_the_run_as_failed(lab, folde
     table("checkpoint folder read-only", job, outcome="failed; once it can be written again it goes on")
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(lab, table):
     whole = submit(lab, "whole", 1, 1, *LONG_STEPS, "training.max_steps=100")
     whole.wait("COMPLETED")

@@ -6,8 +6,13 @@ from tests.lab.cluster import Cluster
 from tests.lab.faults import host_death, link_cut
 from tests.lab.jobs import LabJob, submit
 
-STEPS = ("training.global_batch=480", "training.max_steps=1400", "training.save_interval=20")
-"""Steps of 50 ms or so: still at it when the node is back, looked for (20 s after the start) and joined."""
+STEPS = (
+    "training.global_batch=960",
+    "training.max_steps=1200",
+    "training.save_interval=20",
+    "data.num_samples=2000000",
+)
+"""Steps of 0.1 s or so: still at it when the node is back, looked for (20 s after the start) and joined."""
 BY_THREE = {"node1": 1, "node2": 1, "node3": 1}
 
 
@@ -24,14 +29,19 @@ def without(job: LabJob) -> None:
 
 
 def grown(job: LabJob) -> tuple[dict, dict]:
-    """Asserts that the run went on by three ranks from the very step that two had reached; those two attempts."""
+    """Asserts that the run went on by three ranks from the very step that two had reached; those two attempts.
+
+    A node that answers before Slurm takes it out is gone again when it is wanted: one more attempt of two. And Slurm may
+    send the end of the job's life before the requeue to the ranks it has now: one more attempt of three.
+    """
     job.wait("COMPLETED")
-    three, two, again = job.recovered()
-    assert [three["ranks"], two["ranks"], again["ranks"]] == [3, 2, 3], job.said()
-    assert (three["end"], two["end"], again["end"]) == ("fault", "stopped", "complete"), job.said()
-    assert two["step"] == again["resumed"], job.said()
-    assert again["hosts"] == BY_THREE
-    return two, again
+    records = job.recovered()
+    twos = [record for record in records if record["ranks"] == 2]
+    assert records[0]["ranks"] == 3 and {record["end"] for record in twos} == {"stopped"}, job.said()
+    again = records[records.index(twos[-1]) + 1]
+    assert again["ranks"] == 3 and twos[-1]["step"] == again["resumed"], job.said()
+    assert records[-1]["hosts"] == BY_THREE and records[-1]["end"] == "complete", job.said()
+    return twos[-1], again
 
 
 @pytest.mark.long

@@ -68,6 +68,7 @@ def test_ranks_stopped_at_bad_moments(lab, undisturbed, table):
         table(f"{what} (timeout {SHORT_S} s)", job, record, after, same=True, noticed_s=took_s)
 
 
+@pytest.mark.long
 def test_a_stopped_rank_at_the_default_timeout_and_a_slow_one(lab, undisturbed, table):
     job = submit(lab, "default", 3, 1)
     job.wait_for(lambda: job.step >= 50)

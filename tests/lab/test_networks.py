@@ -28,6 +28,7 @@ def ranks_on(job: LabJob, host: str) -> list[int]:
     return [rank for rank, (where, _) in job.ranks().items() if where == host]
 
 
+@pytest.mark.long
 def test_a_flap_of_eight_seconds_restarts_nothing(lab, table):
     job = training(lab, "flap")
     with link_cut(lab, "node3"):

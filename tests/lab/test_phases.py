@@ -51,6 +51,7 @@ def hosts_of_ranks(job: LabJob) -> list[str]:
     return [next(iter(read_events(path)))["labels"]["node"] for path in sorted(job.run.glob("events/rank-*.jsonl"))]
 
 
+@pytest.mark.long
 def test_a_run_under_srun_recovers_as_well(lab, table):
     job = submit(lab, "srun", 2, 1, "training.max_steps=300", launcher="srun --mpi=pmix --cpu-bind=none -n 2")
     job.wait_for(lambda: job.step >= 100)

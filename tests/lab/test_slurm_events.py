@@ -44,6 +44,25 @@ def test_a_warned_job_saves_and_is_requeued(lab, table):
     table("USR1 of Slurm to the batch shell", job, first, second)
 
 
+@pytest.mark.long
+def test_a_warning_that_reaches_the_ranks_alone_is_taken_for_the_job(lab, table):
+    job = training(lab, "warned-steps", 200)
+    lab.slurm("scancel", "--signal=USR1", str(job.number))
+    first, second = gone_on_at_the_saved_step(job)
+    table("USR1 of Slurm to the steps alone", job, first, second)
+
+
+@pytest.mark.long
+def test_a_stray_signal_to_one_rank_ends_nothing(lab, table):
+    job = training(lab, "stray", 200)
+    os.kill(job.ranks()[1][1], signal.SIGTERM)
+    job.wait("COMPLETED")
+    first, second = job.recovered()
+    assert (first["end"], second["end"]) == ("stopped", "complete") and first["step"] == second["resumed"], job.said()
+    assert len(job.events("stray-signal")) == 1 and job.state().restarts == 0, job.said()
+    table("SIGTERM to one rank, not to the job", job, first, second)
+
+
 def test_a_requeued_job_goes_on_at_its_step(lab, table):
     # Steps of half a second: longer than what a launcher's daemon that is told to end leaves its ranks.
     job = training(lab, "requeued", 40, words=("training.global_batch=1920", "training.save_interval=5"))
@@ -90,6 +109,7 @@ def test_a_controller_that_is_away_stops_nothing(lab, table):
     table("a rank killed while slurmctld is away", job, first, second)
 
 
+@pytest.mark.long
 def test_ranks_without_their_supervisor_end_and_the_run_goes_on(lab, table):
     job = training(lab, "orphans", 200)
     os.kill(job.supervisor()[1], signal.SIGKILL)
