@@ -128,6 +128,8 @@ class Hardware(Section):
     weights the model computes with are there once. 2: gradients too, summed up bucket by bucket during backward."""
     shared_folder: str = "/dev/shm"
     """Where the ranks of a node have the memory they share under `zero_stage` 1 and 2; a folder on a disk works too."""
+    weights_per: Literal["node", "numa", "rank"] = "node"
+    """Under `zero_stage` 1 and 2: one copy of the weights a node, one a NUMA domain its ranks run on, or one a rank."""
     max_seq_length: Annotated[int, Field(ge=2)] | None = None
     """Positions the model has room for; default `model.seq_length`."""
     attention: Literal["auto", "batched", "fused"] = "auto"

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where every rank runs: this rank's binding, and one line a rank for the table."""
+    """Where every rank runs: this rank's binding, the NUMA domains this node's ranks run on, and one line a rank for
+    the table."""
 
     mine: binding.Binding
+    domains: int
     rows: list[tuple[str, ...]]
     warnings: list[str]
 
@@ -70,7 +72,8 @@ def bind_ranks(world: World, settings: Settings) -> Placement:
     if threads > mine.threads:
         warnings.append(f"rank {world.rank} computes with {threads} threads on {mine.threads} cores")
     told = world.exchange.allgather([row, [f"{world.hostname}: {text}" for text in warnings]])
-    return Placement(mine, [tuple(r) for r, _ in told], [text for _, texts in told for text in texts])
+    domains = len({b.domain for b in bindings})
+    return Placement(mine, domains, [tuple(r) for r, _ in told], [text for _, texts in told for text in texts])
 
 
 def _placement_row(
@@ -82,12 +85,16 @@ def _placement_row(
     return str(world.rank), f"{world.node} {world.hostname}", cores, domains, str(threads), mine.reason
 
 
-def check_memory(world: World, settings: Settings) -> str:
-    """What a rank needs, as a line. Collective. Raises UserError on all ranks where it does not fit on some node."""
+def check_memory(world: World, settings: Settings, domains: int) -> str:
+    """What a rank needs, as a line. Collective. Raises UserError on all ranks where it does not fit on some node.
+
+    `domains`: NUMA domains the ranks of this node run on.
+    """
     from ryzen_mpi.training.plan import check_fits
 
     memory, ranks = read_memory(), world.local_size
-    need = all_agree(world, lambda: check_fits(settings, ranks, world.nodes, memory.available_bytes, memory.reason))
+    room = memory.available_bytes, memory.reason
+    need = all_agree(world, lambda: check_fits(settings, ranks, world.nodes, *room, domains))
     return (
         f"{bytes_text(need.rank)} a rank, {bytes_text(need.node)} a node, reckoned; "
         f"{bytes_text(memory.available_bytes)} a node available ({memory.reason})"
@@ -222,7 +229,7 @@ def show(
 
 
 def model_facts(
-    settings: Settings, source: TokenSource, need: str, batch: tuple[int, str], steps: int
+    settings: Settings, source: TokenSource, need: str, batch: tuple[int, str], steps: int, strategy: str
 ) -> list[tuple[str, str]]:
     """Rows of the start-up table that depend on data and model."""
     from ryzen_mpi.model.transformer import parameter_count
@@ -241,5 +248,6 @@ def model_facts(
                 else ")"
             ),
         ),
+        ("strategy", strategy),
         ("memory", need),
     ]

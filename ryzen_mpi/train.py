@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -82,6 +83,7 @@ def train(
 
     from ryzen_mpi.comm.rendezvous import process_group
     from ryzen_mpi.finish import Ending, close_run, show_complete
+    from ryzen_mpi.training.choose import make_strategy
     from ryzen_mpi.training.state import restore
     from ryzen_mpi.training.step import TrainingStep
     from ryzen_mpi.training.stop import StopRequest
@@ -89,7 +91,7 @@ def train(
     from ryzen_mpi.training.witness import Witness
 
     torch.set_num_threads(settings.hardware.num_threads or place.mine.threads)
-    need = startup.check_memory(world, settings)
+    need = startup.check_memory(world, settings, place.domains)
     run = startup.claim_run_directory(world, run_dir, config)
     beacon.beat("connect")
     witness = Witness(world, run, beacon)
@@ -99,10 +101,11 @@ def train(
         source, corpus, checkpoint = startup.open_data(world, settings, run, resume, console, stop, beacon)
         beacon.beat("restore")
         batch = startup.choose_global_batch(world, settings, checkpoint)
-        step = TrainingStep(settings, source, world.rank, world.size, batch[0])
+        strategy = partial(make_strategy, domain=place.mine.domain)
+        step = TrainingStep(settings, source, world.rank, world.size, batch[0], strategy)
         restore(world, step, checkpoint)
         total = step.total_steps
-        facts = startup.model_facts(settings, source, need, batch, total)
+        facts = startup.model_facts(settings, source, need, batch, total, step.strategy.description)
         startup.show(console, world, settings, run, place, group, facts)
         beacon.beat(step=step.progress.step)
 

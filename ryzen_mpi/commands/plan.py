@@ -32,7 +32,7 @@ def command(name: str, nodes: int, ranks: int, domains: int, memory: float | Non
     from ryzen_mpi.units import bytes_text, count_text
 
     settings = load_settings(name, overrides)
-    reckoned, step = need(settings, ranks, nodes), work(settings, ranks, nodes)
+    reckoned, step = need(settings, ranks, nodes, domains), work(settings, ranks, nodes)
     here = read_memory()
     room, reason = (here.available_bytes, here.reason) if memory is None else (int(memory * 2**30), "--memory")
 
@@ -61,7 +61,7 @@ def command(name: str, nodes: int, ranks: int, domains: int, memory: float | Non
     if reckoned.node <= room:
         click.echo(f"fits: {bytes_text(reckoned.node)} of {bytes_text(room)} a node ({reason})")
         return
-    change = smallest_change(settings, ranks, nodes, room)
+    change = smallest_change(settings, ranks, nodes, room, domains)
     click.echo(f"does not fit: {bytes_text(reckoned.node)} needed, {bytes_text(room)} a node available ({reason})")
     click.echo(
         f"smallest change that fits: {change.text} ({bytes_text(change.need.node)} a node)"

@@ -11,6 +11,13 @@ from ryzen_mpi.training.strategy import Strategy
 from ryzen_mpi.training.zero.sharded import Sharded
 
 
-def make_strategy(model: Transformer, settings: Settings, group: dist.ProcessGroup | None) -> Strategy:
-    """That of `hardware.zero_stage`. Collective. Raises UserError where shared memory is too small."""
-    return (Sharded if settings.hardware.zero_stage else Replicated)(model, settings, group)
+def make_strategy(
+    model: Transformer, settings: Settings, group: dist.ProcessGroup | None, domain: int | None = None
+) -> Strategy:
+    """That of `hardware.zero_stage`. Collective. Raises UserError where shared memory is too small.
+
+    `domain`: of the NUMA domain this rank runs on, for `hardware.weights_per`; None where there are several.
+    """
+    if settings.hardware.zero_stage:
+        return Sharded(model, settings, group, domain=domain)
+    return Replicated(model, settings, group)

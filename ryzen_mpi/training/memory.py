@@ -71,12 +71,12 @@ class Need:
         return ", ".join(f"{name} {bytes_text(size)}" for name, size in sizes.items() if size)
 
 
-def need(settings: Settings, ranks: int, nodes: int = 1) -> Need:
-    """What each of `nodes` nodes needs for `ranks` ranks on it."""
+def need(settings: Settings, ranks: int, nodes: int = 1, domains: int = 1) -> Need:
+    """What each of `nodes` nodes needs for `ranks` ranks on `domains` NUMA domains of it."""
     return Need(
         ranks,
         (
-            *_state(settings, ranks, nodes),
+            *_state(settings, ranks, nodes, domains),
             Part("activations", activations(settings)),
             Part("logits", _logits(settings)),
             Part("interpreter", INTERPRETER_BYTES, LIBRARIES_BYTES),
@@ -85,7 +85,7 @@ def need(settings: Settings, ranks: int, nodes: int = 1) -> Need:
     )
 
 
-def _state(settings: Settings, ranks: int, nodes: int) -> list[Part]:
+def _state(settings: Settings, ranks: int, nodes: int, domains: int) -> list[Part]:
     """Weights, gradients and optimiser."""
     count, item = parameter_count(settings), _ITEM[settings.hardware.dtype]
     wide, stage = max(4, item), settings.hardware.zero_stage
@@ -98,11 +98,14 @@ def _state(settings: Settings, ranks: int, nodes: int) -> list[Part]:
             Part("optimizer", 3 * count * wide),
             Part("arenas"),
         ]
-    across = count * wide if nodes > 1 else 0  # of a slice, what other nodes own
-    own = count * wide // nodes
-    whole = count * wide if stage == 1 else RING * min(BUCKET_BYTES // wide * item, count * item)
+    shared = settings.distributed.arena and settings.distributed.backend in ("auto", "mpi")  # else a `PlainGround`
+    per = settings.hardware.weights_per if shared else "rank"
+    copies = {"node": 1, "numa": min(domains, ranks), "rank": ranks}[per]
+    across = count * wide if nodes > 1 and shared else 0  # of a slice, what other nodes own
+    own, narrow = count * wide // nodes, item if shared else wide
+    whole = count * wide if stage == 1 else RING * min(BUCKET_BYTES // wide, count) * narrow
     return [
-        Part("weights", node=count * item),
+        Part("weights", node=copies * count * item),
         Part("gradients", rank=one, node=own + across),
         Part("optimizer", node=3 * own),
         Part("arenas", rank=whole),

@@ -62,17 +62,18 @@ def _share(nodes: int, size: int) -> int:
     return size * (nodes - 1) // nodes
 
 
-def check_fits(settings: Settings, ranks: int, nodes: int, available_bytes: int, reason: str) -> Need:
+def check_fits(settings: Settings, ranks: int, nodes: int, available_bytes: int, reason: str, domains: int = 1) -> Need:
     """What this node needs. Raises UserError, with the smallest change that helps, where it has not got it.
 
     Args:
         ranks: on this node.
         available_bytes: memory the node can give, and `reason` where that was read.
+        domains: NUMA domains its ranks run on.
     """
-    wanted = need(settings, ranks, nodes)
+    wanted = need(settings, ranks, nodes, domains)
     if wanted.node <= available_bytes:
         return wanted
-    change = smallest_change(settings, ranks, nodes, available_bytes)
+    change = smallest_change(settings, ranks, nodes, available_bytes, domains)
     raise UserError(
         f"the model does not fit: {ranks} ranks on this node need {bytes_text(wanted.node)} ({wanted.text()}), and "
         f"{bytes_text(available_bytes)} are available ({reason})",
@@ -81,25 +82,29 @@ def check_fits(settings: Settings, ranks: int, nodes: int, available_bytes: int,
     )  # fmt: skip
 
 
-def smallest_change(settings: Settings, ranks: int, nodes: int, available_bytes: int) -> Change | None:
+def smallest_change(
+    settings: Settings, ranks: int, nodes: int, available_bytes: int, domains: int = 1
+) -> Change | None:
     """The first of `changes` that fits into `available_bytes` a node."""
-    found = changes(settings, ranks, nodes)
+    found = changes(settings, ranks, nodes, domains)
     return next((change for change in found if change.need.node <= available_bytes), None)
 
 
-def changes(settings: Settings, ranks: int, nodes: int) -> Iterator[Change]:
+def changes(settings: Settings, ranks: int, nodes: int, domains: int = 1) -> Iterator[Change]:
     """Ways to need less, those that cost least first: alone, then together, then on more nodes."""
     stages = [{"hardware.zero_stage": stage} for stage in (1, 2) if stage > settings.hardware.zero_stage]
     smaller = list(_smaller_batches(settings, ranks * nodes))
     recompute = [] if settings.hardware.gradient_checkpoint else [{"hardware.gradient_checkpoint": True}]
-    for change in (*stages, *smaller[:1], *recompute, *smaller[1:]):
-        yield _changed(settings, change, ranks, nodes)
+    several = settings.hardware.zero_stage and settings.hardware.weights_per != "node"
+    shared = [{"hardware.weights_per": "node"}] if several else []
+    for change in (*shared, *stages, *smaller[:1], *recompute, *smaller[1:]):
+        yield _changed(settings, change, ranks, nodes, domains)
     least: dict[str, object] = {}
-    for change in (*stages[-1:], *recompute, *smaller):
+    for change in (*shared, *stages[-1:], *recompute, *smaller):
         least |= change
-        yield _changed(settings, least, ranks, nodes)
+        yield _changed(settings, least, ranks, nodes, domains)
     while (nodes := 2 * nodes) <= MOST_NODES:
-        yield _changed(settings, least, ranks, nodes)
+        yield _changed(settings, least, ranks, nodes, domains)
 
 
 def _smaller_batches(settings: Settings, ranks: int) -> Iterator[dict[str, object]]:
@@ -110,12 +115,12 @@ def _smaller_batches(settings: Settings, ranks: int) -> Iterator[dict[str, objec
         yield {"training.batch_size": size, "training.global_batch": whole}
 
 
-def _changed(settings: Settings, change: dict[str, object], ranks: int, nodes: int) -> Change:
+def _changed(settings: Settings, change: dict[str, object], ranks: int, nodes: int, domains: int) -> Change:
     tree = settings.model_dump()
     for key, value in change.items():
         section, _, name = key.partition(".")
         tree[section][name] = value
     text = " ".join(f"{key}={str(value).lower()}" for key, value in change.items())
     made = Settings.model_validate(tree)
-    wanted = need(made, ranks, nodes)
+    wanted = need(made, ranks, nodes, domains)
     return Change(f"{text} on {nodes} nodes" if nodes > 1 else text, made, nodes, wanted)

@@ -26,6 +26,7 @@ class Replicated:
         flat, optimizer, reducer: weights and gradient, moments, and how gradients come together.
     """
 
+    description = "every rank holds and updates everything (hardware.zero_stage=0)"
     cut = None
     owners: list[Owner] = []
 

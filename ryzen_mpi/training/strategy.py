@@ -22,11 +22,13 @@ class Strategy(Protocol):
     """All ranks construct it alike and call its collective methods together, in this order in every step.
 
     Attributes:
+        description: of how the work is shared, and on what, with the reason.
         layout: where the parameters lie.
         updates: updates made, which the bias correction depends on.
         cut, owners: how they are cut into shards, and whose is whose, by rank; None where every rank has all.
     """
 
+    description: str
     layout: Layout
     updates: int
     cut: Cut | None

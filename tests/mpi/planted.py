@@ -108,10 +108,10 @@ if "early" in PLANTED:
 
     real = startup.check_memory
 
-    def check_memory(world, settings):
+    def check_memory(world, *rest):
         if str(world.rank) == PLANTED["early"]:
             raise ArithmeticError("planted: before the first step")
-        return real(world, settings)
+        return real(world, *rest)
 
     startup.check_memory = check_memory
 

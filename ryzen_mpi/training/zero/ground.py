@@ -7,13 +7,13 @@ Two grounds: memory that the ranks of a node share, where a bucket is added up i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ryzen_mpi.config import Settings
 from ryzen_mpi.training.reduce import world_size
 from ryzen_mpi.training.zero.cut import Cut, Owner
 
@@ -25,8 +25,10 @@ class Ground(Protocol):
         local, nodes: ranks of a node, nodes: what a `Cut` needs to know.
         me: this rank's place; owners: everybody's, by rank.
         blocked_s: seconds this rank has waited for others or carried their data since `begin`.
+        reason: which ground this is and why, for people.
     """
 
+    reason: str
     local: int
     nodes: int
     me: Owner
@@ -57,12 +59,19 @@ class Ground(Protocol):
     def spread(self, changed: Tensor) -> None:
         """This rank's weights [shard], in whatever precision, into everybody's. Collective."""
 
+    def changing(self, step: int) -> None:
+        """This rank's state is about to become that after `step` updates: noted where others can read it. Local."""
+
+    def whole(self) -> None:
+        """This rank's state is what was announced. Local."""
+
 
 class PlainGround:
-    """By ordinary collectives: every rank is a node of its own, as it were, and holds all weights."""
+    """By ordinary collectives, on private memory: every rank holds all weights."""
 
-    def __init__(self, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None, why: str = "") -> None:
         self.group, self.local, self.nodes = group, world_size(group), 1
+        self.reason = why
         self.owners = [Owner(rank, 0) for rank in range(self.local)]
         self.me = self.owners[dist.get_rank(group) if self.local > 1 else 0]
         self.blocked_s = 0.0
@@ -87,6 +96,12 @@ class PlainGround:
     def across(self, parts: Tensor, own: Tensor) -> None:
         own.copy_(parts[0])
 
+    def changing(self, step: int) -> None:
+        pass  # nobody else could read it
+
+    def whole(self) -> None:
+        pass
+
     def spread(self, changed: Tensor) -> None:
         began, narrow = time.perf_counter(), changed.to(self.weights.dtype)
         for bucket, part in zip(self.weights.view(self.cut.buckets, -1), narrow.split(self.cut.part), strict=True):
@@ -97,12 +112,23 @@ class PlainGround:
         self.blocked_s += time.perf_counter() - began
 
 
-def choose_ground(group: dist.ProcessGroup | None, arena: bool, folder: str) -> Ground:
-    """The node's shared memory where the group can give it and nodes are alike, else ordinary collectives. Local."""
+def choose_ground(group: dist.ProcessGroup | None, settings: Settings, domain: int | None = None) -> Ground:
+    """The node's shared memory where the group can give it and nodes are alike, else ordinary collectives. Collective.
+
+    `domain`: of the NUMA domain this rank runs on, None where there are several.
+    """
     from ryzen_mpi.training.zero.node import NodeGround
 
-    make: Callable | None = getattr(group or dist.group.WORLD, "arena", None) if world_size(group) > 1 else None
-    if make is None or not arena:
-        return PlainGround(group)
-    node = NodeGround(group or dist.group.WORLD, folder)
-    return node if node.possible else PlainGround(group)
+    if world_size(group) == 1:
+        return PlainGround(group, "this rank's own memory: one rank")
+    group = group or dist.group.WORLD
+    hardware, why = settings.hardware, ""
+    if not hasattr(group, "arena"):
+        why = f"backend {dist.get_backend(group)}"
+    elif not settings.distributed.arena:
+        why = "distributed.arena=false"
+    elif not group.collectives.locality.even:
+        why = "the nodes hold different numbers of ranks"
+    else:
+        return NodeGround(group, hardware.shared_folder, hardware.weights_per, domain)
+    return PlainGround(group, f"ordinary collectives, weights once a rank: {why}")

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ryzen_mpi.cluster.exchange import MpiExchange
 from ryzen_mpi.comm.across import add_up, as_bytes
 from ryzen_mpi.comm.dtypes import reduction
-from ryzen_mpi.comm.node_memory import NodeMemory
-from ryzen_mpi.comm.plain import tensor_at
+from ryzen_mpi.comm.node_memory import NodeMemory, room
+from ryzen_mpi.comm.region import PAGE
 from ryzen_mpi.comm.widen import widen_sum
 from ryzen_mpi.training.zero.cut import Cut, Owner
 
@@ -20,48 +21,69 @@ PIECE_BYTES = 8 << 20
 
 
 class NodeGround:
-    """Gradients in the slots of an arena, everything else in the node's one memory. See `ground.Ground`.
+    """Everything in the node's one memory; an arena is where its ranks meet. See `ground.Ground`.
 
     Args:
-        group: a process group that has arenas.
+        group: a process group that has arenas, over nodes of equally many ranks: parts of a slice are alike then.
         folder: where the node's memory is made.
+        weights_per: how many copies of the weights there are: one a `node`, NUMA domain (`numa`) or `rank`.
+        domain: the NUMA domain this rank runs on; None, several, counts as one of its own.
     """
 
-    def __init__(self, group: Any, folder: str) -> None:
+    def __init__(self, group: Any, folder: str, weights_per: str = "node", domain: int | None = None) -> None:
         self.group, self.folder = group, folder
         self.locality = group.collectives.locality
         self.local, self.nodes = self.locality.node.size, self.locality.nodes
         self.owners = [Owner(local, node) for node, local in self.locality.places]
         self.me = self.owners[self.locality.comm.rank]
         self.blocked_s = 0.0
-
-    @property
-    def possible(self) -> bool:
-        """Whether all nodes have the same number of ranks: parts of a slice are otherwise not alike."""
-        return self.locality.even
+        key = {"node": 0, "numa": -1 if domain is None else domain, "rank": self.me.local}[weights_per]
+        keys = MpiExchange(self.locality.node).allgather(key)
+        self._copies = [[rank for rank in range(self.local) if keys[rank] == key] for key in sorted(set(keys))]
+        name = {"numa": "NUMA domain"}.get(weights_per, weights_per)
+        self.reason = f"node memory in {folder}, weights once a {name}"
 
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:
-        self.cut = cut
-        self.arena = self.group.arena(slots * cut.bucket * gradient.itemsize)
-        mine = self.arena.empty(slots * cut.bucket, gradient)
-        offset = mine.data_ptr() - self.arena.base
-        self.slots = mine.view(slots, cut.bucket)
-        everyone = [tensor_at(base + offset, mine.numel(), gradient) for base in self.arena.region.base]
-        mine_of = cut.part * cut.nodes * self.me.local
-        self._slices = [
-            whole.view(slots, cut.bucket)[:, mine_of : mine_of + cut.part * cut.nodes].unflatten(1, (cut.nodes, -1))
-            for whole in everyone
-        ]
-        size = cut.padded * compute.itemsize + 4 * self.local * cut.shard * wide.itemsize + 2 * 4096
-        comm = self.locality.node
-        self.memory = NodeMemory(comm, self.locality.comm.rank, size, self.folder)
-        share = -(-cut.padded // self.local)
-        begin = min(cut.padded, share * comm.rank)
-        self.weights = self.memory.take(cut.padded, compute, slice(begin, min(cut.padded, begin + share)))
-        own = slice(4 * cut.shard * comm.rank, 4 * cut.shard * (comm.rank + 1))
-        everything = self.memory.take(4 * cut.shard * self.local, wide, own)
-        self.state = everything[own].view(4, cut.shard)
-        self.places = cut.owned(self.weights, self.me)
+        self.cut, local = cut, self.local
+        filled, state = slots * cut.bucket, 4 * cut.shard
+        copies = [cut.padded * compute.itemsize] * len(self._copies)
+        size = room([filled * local * gradient.itemsize, *copies, state * local * wide.itemsize])
+        self.memory = NodeMemory(self.locality.node, self.locality.comm, size, self.folder)
+        self.arena = self.group.arena(PAGE)
+        self._lay_slots(slots, gradient)
+        weights = [self._lay_weights(compute, users) for users in self._copies]
+        self.weights = next(w for w, users in zip(weights, self._copies, strict=True) if self.me.local in users)
+        own = slice(state * self.me.local, state * (self.me.local + 1))
+        self.state = self.memory.take(state * local, wide, [own])[own].view(4, cut.shard)
+        self.memory.close()
+        self.places = [cut.owned(copy, self.me) for copy in weights]
+        shape = cut.buckets, cut.local, cut.nodes, cut.part
+        self._received = [copy.view(shape)[:, self.me.local] for copy in weights]
+
+    def _lay_slots(self, slots: int, gradient: torch.dtype) -> None:
+        """The slots of all ranks. Who adds up a slice gets its pages."""
+        cut, mine = self.cut, self.cut.part * self.nodes
+        starts = range(mine * self.me.local, self.local * slots * cut.bucket, cut.bucket)
+        everyone = self.memory.take(self.local * slots * cut.bucket, gradient, [slice(s, s + mine) for s in starts])
+        everyone = everyone.view(self.local, slots, cut.bucket)
+        self.slots = everyone[self.me.local]
+        slices = everyone[:, :, mine * self.me.local : mine * (self.me.local + 1)]
+        self._slices = list(slices.unflatten(2, (self.nodes, cut.part)))  # [slots, nodes, part] of every rank
+
+    def _lay_weights(self, compute: torch.dtype, users: list[int]) -> Tensor:
+        """A copy of the weights. Those who compute with it get its pages."""
+        mine = []
+        if self.me.local in users:
+            size, share = self.cut.padded, -(-self.cut.padded // len(users))
+            begin = min(size, share * users.index(self.me.local))
+            mine = [slice(begin, min(size, begin + share))]
+        return self.memory.take(self.cut.padded, compute, mine)
+
+    def changing(self, step: int) -> None:
+        self.memory.changing(step)
+
+    def whole(self) -> None:
+        self.memory.whole()
 
     def reduce(self, slot: int, target: Tensor, add: bool, meet: bool = True) -> None:
         began = time.perf_counter()
@@ -89,7 +111,8 @@ class NodeGround:
             add_up(list(got), own[begin : begin + step], how)
 
     def spread(self, changed: Tensor) -> None:
-        self.places.copy_(changed.view(self.cut.buckets, -1))
+        for places in self.places:
+            places.copy_(changed.view(self.cut.buckets, -1))
         began = time.perf_counter()
         if self.nodes > 1:
             self._gather(changed.to(self.weights.dtype).view(self.cut.buckets, -1))
@@ -99,7 +122,6 @@ class NodeGround:
     def _gather(self, narrow: Tensor) -> None:
         """The parts that ranks of other nodes own, some buckets at a time."""
         across, cut = self.locality.across, self.cut
-        slices = self.weights.view(cut.buckets, cut.local, cut.nodes, cut.part)[:, self.me.local]
         step = max(1, PIECE_BYTES // (cut.part * narrow.element_size()))
         for begin in range(0, cut.buckets, step):
             sent = narrow[begin : begin + step].contiguous()
@@ -107,4 +129,5 @@ class NodeGround:
             self.arena.patience.finish(across.Iallgather(as_bytes(sent), as_bytes(got)))
             for node in range(cut.nodes):
                 if node != self.me.node:
-                    slices[begin : begin + step, node].copy_(got[node])
+                    for copy in self._received:
+                        copy[begin : begin + step, node].copy_(got[node])

@@ -39,7 +39,10 @@ class Shard:
 
 
 class Sharded:
-    """See `strategy.Strategy`. `ground` is chosen by what the group can do; tests give another, and small buckets."""
+    """See `strategy.Strategy`. `ground` is chosen by what the group can do; tests give another, and small buckets.
+
+    The ledger of the node's memory counts in updates made: a step that was skipped changes nothing.
+    """
 
     def __init__(
         self,
@@ -48,13 +51,15 @@ class Sharded:
         group: dist.ProcessGroup | None,
         ground: Ground | None = None,
         bucket_bytes: int = BUCKET_BYTES,
+        domain: int | None = None,
     ) -> None:
         self.group, self.stage = group, settings.hardware.zero_stage
         compute = DTYPES[settings.hardware.dtype]
         wide = torch.promote_types(compute, torch.float32)
         self.layout = Layout.of(model)
         self.parameters = trained_parameters(model, compute)
-        self.ground = ground or choose_ground(group, settings.distributed.arena, settings.hardware.shared_folder)
+        self.ground = ground or choose_ground(group, settings, domain)
+        self.description = f"ZeRO stage {self.stage} on {self.ground.reason}"
         bucket = bucket_bytes // wide.itemsize
         self.cut = cut = Cut.of(self.layout.size, bucket, self.ground.local, self.ground.nodes)
         # a micro-batch's gradient is as narrow as the computation, the sum of several is not
@@ -130,17 +135,22 @@ class Sharded:
         return found
 
     def update(self, factor: float, learning_rate: float) -> None:
+        self.ground.changing(self.updates + 1)
         if factor != 1.0:
             self.shard.gradient.mul_(factor)
         self.optimizer.step(learning_rate)
+        self.ground.whole()  # before the meeting: who waits in it for a rank that has died is whole
         self.ground.spread(self.shard.master)
 
     def vectors(self) -> Iterable[tuple[str, Tensor]]:
         return self._vectors.items()
 
     def load(self, stretches: Iterable[Stretch]) -> None:
+        self.ground.changing(-1)
         for name, begin, values in stretches:
             self.cut.put(self._vectors[name], begin, values, self.ground.me)
 
     def settle(self) -> None:
+        self.ground.changing(self.updates)
+        self.ground.whole()
         self.ground.spread(self.shard.master)
