@@ -51,6 +51,22 @@ def test_more_nodes_share_the_optimizer():
     assert four.saving.node == one.saving.node // 4
 
 
+@pytest.mark.parametrize(("per", "copies"), [("node", 1), ("numa", 2), ("rank", 4)])
+def test_every_copy_of_the_weights_counts(per, copies):
+    made = settings("hardware.zero_stage=2", "hardware.dtype=bfloat16", f"hardware.weights_per={per}")
+    assert need(made, 4, domains=2).of("weights").node == 2 * copies * parameter_count(made)
+    assert need(made, 4).of("weights").node == 2 * (4 if per == "rank" else 1) * parameter_count(made)
+
+
+@pytest.mark.parametrize("how", ["distributed.arena=false", "distributed.backend=gloo"])
+def test_without_shared_memory_every_rank_has_the_weights_and_wide_buckets(how):
+    made = settings("hardware.zero_stage=1", "hardware.dtype=bfloat16", how)
+    count = parameter_count(made)
+    assert need(made, 4, 2).of("weights").node == 4 * 2 * count
+    assert need(made, 4, 2).of("arenas").rank == 4 * count
+    assert need(made, 4, 2).of("optimizer").node == 3 * 4 * count // 2
+
+
 def test_recomputing_needs_less_and_a_longer_batch_more():
     assert activations(settings("hardware.gradient_checkpoint=true")) == activations(settings(), recompute=True)
     assert activations(settings(), True) < activations(settings()) < activations(settings("training.batch_size=64"))

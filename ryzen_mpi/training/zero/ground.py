@@ -88,7 +88,7 @@ class PlainGround:
         if self.local == 1:
             part = whole
         else:
-            dist.reduce_scatter_tensor(self._sum, whole, group=self.group)
+            dist.reduce_scatter_single(self._sum, whole, group=self.group)
             part = self._sum
         target[0].add_(part) if add else target[0].copy_(part)
         self.blocked_s += time.perf_counter() - began
@@ -108,7 +108,7 @@ class PlainGround:
             if self.local == 1:
                 bucket.copy_(part)
             else:
-                dist.all_gather_into_tensor(bucket, part, group=self.group)
+                dist.all_gather_single(bucket, part, group=self.group)
         self.blocked_s += time.perf_counter() - began
 
 
