@@ -62,7 +62,7 @@ def test_the_smallest_change_fits_and_none_before_it_does(share):
 
 
 def test_one_copy_of_the_weights_is_proposed_before_anything_else():
-    made = settings("hardware.weights_per=numa")
+    made = settings("hardware.weights_per=numa", "distributed.backend=mpi")
     room = need(made, 8, domains=4).node - 1
     assert smallest_change(made, 8, 1, room, domains=4).text == "hardware.weights_per=node"
     with pytest.raises(UserError, match="does not fit") as caught:
