@@ -88,21 +88,20 @@ class NodeGround:
             self.arena.patience.finish(across.Ialltoall(as_bytes(sent), as_bytes(got)))
             add_up(list(got), own[begin : begin + step], how)
 
-    def spread(self, changed: Tensor) -> None:
-        self.places.copy_(changed.view(self.cut.buckets, -1))
+    def spread(self) -> None:
         began = time.perf_counter()
         if self.nodes > 1:
-            self._gather(changed.to(self.weights.dtype).view(self.cut.buckets, -1))
+            self._gather()
         self.arena.engine.barrier()
         self.blocked_s += time.perf_counter() - began
 
-    def _gather(self, narrow: Tensor) -> None:
+    def _gather(self) -> None:
         """The parts that ranks of other nodes own, some buckets at a time."""
         across, cut = self.locality.across, self.cut
         slices = self.weights.view(cut.buckets, cut.local, cut.nodes, cut.part)[:, self.me.local]
-        step = max(1, PIECE_BYTES // (cut.part * narrow.element_size()))
+        step = max(1, PIECE_BYTES // (cut.part * self.places.element_size()))
         for begin in range(0, cut.buckets, step):
-            sent = narrow[begin : begin + step].contiguous()
+            sent = self.places[begin : begin + step].contiguous()
             got = torch.empty((cut.nodes, *sent.shape), dtype=sent.dtype)
             self.arena.patience.finish(across.Iallgather(as_bytes(sent), as_bytes(got)))
             for node in range(cut.nodes):

@@ -61,7 +61,7 @@ class Sharded:
         self._vectors = dict(zip(VECTORS, (master, first, second), strict=True))
         self.shard = Shard(master, gradient, cut.before(self.layout.decayed, self.ground.me))
         self.owners = self.ground.owners
-        self.optimizer = FlatOptimizer(self.shard, settings.training, (first, second))
+        self.optimizer = FlatOptimizer(self.shard, settings.training, (first, second), self.ground.places)
         self._parts = gradient[None] if cut.nodes == 1 else gradient.new_zeros(cut.nodes, cut.shard)
         fill = BucketRing if self.stage == 2 else WholeGradient
         self.buckets = fill(self.ground, cut, self.layout, self._parts)
@@ -126,10 +126,8 @@ class Sharded:
         return found
 
     def update(self, factor: float, learning_rate: float) -> None:
-        if factor != 1.0:
-            self.shard.gradient.mul_(factor)
-        self.optimizer.step(learning_rate)
-        self.ground.spread(self.shard.master)
+        self.optimizer.step(learning_rate, factor)
+        self.ground.spread()
 
     def vectors(self) -> Iterable[tuple[str, Tensor]]:
         return self._vectors.items()
@@ -139,7 +137,8 @@ class Sharded:
             self.cut.put(self._vectors[name], begin, values, self.ground.me)
 
     def settle(self) -> None:
-        self.ground.spread(self.shard.master)
+        self.optimizer.publish()
+        self.ground.spread()
 
 
 def _pieces(values: Tensor) -> Iterable[tuple[int, Tensor]]:
