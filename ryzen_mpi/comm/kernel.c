@@ -1,7 +1,8 @@
-/* Collectives among the ranks of one node over memory they share, by plain loads and stores, as Python calls them.
+/* Collectives among the ranks of one node over memory they share, by plain loads and stores, as Python calls them; and
+ * the optimiser's update.
  *
- * meet.h: waiting for one another; reduce.h: adding up; collectives.h: who reads and writes what. plain.py is the same
- * in Python, for machines without a compiler; region.py opens the memory.
+ * meet.h: waiting for one another; reduce.h: adding up; collectives.h: who reads and writes what; adam.h: the update.
+ * plain.py is the same in Python, for machines without a compiler; region.py opens the memory.
  */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
@@ -9,6 +10,7 @@
 
 #include "meet.h"
 #include "collectives.h"
+#include "adam.h"
 
 static PyObject *PeerError;
 
@@ -243,8 +245,33 @@ static PyObject *py_widen_sum(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyMethodDef functions[] = {
-    {"reduce", py_reduce, METH_VARARGS, NULL}, {"widen_sum", py_widen_sum, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+/* adam((weights, gradient, first, second), begin, end, dtype, (factor, rate, beta1, beta2, epsilon, decay, correction,
+ * root), coupled, decayed, (copy, dtype, part, stride)): see adam.h; addresses, and 0 for no copy; local. */
+static PyObject *py_adam(PyObject *module, PyObject *args) {
+    (void)module;
+    Adam how;
+    Py_ssize_t address[4], copy, begin, end, decayed, part, stride;
+    int wide, narrow;
+    if (!PyArg_ParseTuple(args, "(nnnn)nni(dddddddd)pn(ninn)", address, address + 1, address + 2, address + 3, &begin,
+                          &end, &wide, &how.factor, &how.rate, &how.beta1, &how.beta2, &how.epsilon, &how.decay,
+                          &how.correction, &how.root, &how.coupled, &decayed, &copy, &narrow, &part, &stride))
+        return NULL;
+    if ((wide != F32 && wide != F64) || (narrow != wide && (wide != F32 || narrow != BF16)) || begin < 0 || part < 1) {
+        PyErr_Format(PyExc_ValueError, "no update of dtype %d with copies of %d in parts of %zd", wide, narrow, part);
+        return NULL;
+    }
+    how.decayed = decayed;
+    char *vectors[] = {(char *)address[0], (char *)address[1], (char *)address[2], (char *)address[3]};
+    PyThreadState *gil = PyEval_SaveThread();
+    adam(vectors, begin, end, wide, narrow, &how, (Published){(char *)copy, part, stride});
+    PyEval_RestoreThread(gil);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {{"reduce", py_reduce, METH_VARARGS, NULL},
+                                  {"widen_sum", py_widen_sum, METH_VARARGS, NULL},
+                                  {"adam", py_adam, METH_VARARGS, NULL},
+                                  {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernel", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__kernel(void) {

@@ -51,7 +51,8 @@ class Replicated:
         self.flat.publish()
         choice = reducer or (BucketedReducer if shared is None else ArenaReducer)
         self.reducer: Reducer = choice(self.flat, group)
-        self.optimizer = FlatOptimizer(self.flat, settings.training)
+        working = None if self.flat.working is self.flat.master else self.flat.working[None]
+        self.optimizer = FlatOptimizer(self.flat, settings.training, working=working)
 
     @property
     def updates(self) -> int:
@@ -83,10 +84,7 @@ class Replicated:
         return torch.tensor([moments(part) for part in parts], dtype=torch.float64)
 
     def update(self, factor: float, learning_rate: float) -> None:
-        if factor != 1.0:
-            self.flat.gradient.mul_(factor)
-        self.optimizer.step(learning_rate)
-        self.flat.publish()
+        self.optimizer.step(learning_rate, factor)
 
     def vectors(self) -> Iterable[tuple[str, Tensor]]:
         return zip(VECTORS, (self.flat.master, self.optimizer.first, self.optimizer.second), strict=True)

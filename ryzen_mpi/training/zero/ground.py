@@ -38,12 +38,13 @@ class Ground(Protocol):
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:
         """Makes the memory below; collective. Raises UserError where there is not enough.
 
-        slots [slots, bucket]: this rank's gradients, one bucket each; weights [padded] that the model computes with;
-        state [4, shard]: this rank's master weights, moments and gradient.
+        slots [slots, bucket]: this rank's gradients, one bucket each; weights [padded] that the model computes with,
+        of which places [buckets, part] are this rank's; state [4, shard]: its master weights, moments and gradient.
         """
 
     slots: Tensor
     weights: Tensor
+    places: Tensor
     state: Tensor
 
     def reduce(self, slot: int, target: Tensor, add: bool, meet: bool = True) -> None:
@@ -56,8 +57,8 @@ class Ground(Protocol):
     def across(self, parts: Tensor, own: Tensor) -> None:
         """Sums over nodes: of `parts` [nodes, shard] row m goes to node m; `own` [shard] is the sum. Collective."""
 
-    def spread(self, changed: Tensor) -> None:
-        """This rank's weights [shard], in whatever precision, into everybody's. Collective."""
+    def spread(self) -> None:
+        """What every rank has written into its `places` into everybody's weights. Collective."""
 
     def changing(self, step: int) -> None:
         """This rank's state is about to become that after `step` updates: noted where others can read it. Local."""
@@ -80,6 +81,7 @@ class PlainGround:
         self.cut = cut
         self.slots = torch.zeros(slots, cut.bucket, dtype=wide)  # not every backend adds narrow ones
         self.weights = torch.zeros(cut.padded, dtype=compute)
+        self.places = cut.owned(self.weights, self.me)
         self.state = torch.zeros(4, cut.shard, dtype=wide)
         self._sum = torch.empty(cut.part, dtype=wide)
 
@@ -102,13 +104,12 @@ class PlainGround:
     def whole(self) -> None:
         pass
 
-    def spread(self, changed: Tensor) -> None:
-        began, narrow = time.perf_counter(), changed.to(self.weights.dtype)
-        for bucket, part in zip(self.weights.view(self.cut.buckets, -1), narrow.split(self.cut.part), strict=True):
-            if self.local == 1:
-                bucket.copy_(part)
-            else:
-                dist.all_gather_single(bucket, part, group=self.group)
+    def spread(self) -> None:
+        began = time.perf_counter()
+        if self.local > 1:
+            for bucket, part in zip(self.weights.view(self.cut.buckets, -1), self.places, strict=True):
+                # a copy: not every backend gathers into the memory it sends from
+                dist.all_gather_single(bucket, part.clone(), group=self.group)
         self.blocked_s += time.perf_counter() - began
 
 

@@ -56,7 +56,8 @@ class NodeGround:
         own = slice(state * self.me.local, state * (self.me.local + 1))
         self.state = self.memory.take(state * local, wide, [own])[own].view(4, cut.shard)
         self.memory.close()
-        self.places = [cut.owned(copy, self.me) for copy in weights]
+        self.places = cut.owned(self.weights, self.me)
+        self._others = [cut.owned(copy, self.me) for copy in weights if copy is not self.weights]
         shape = cut.buckets, cut.local, cut.nodes, cut.part
         self._received = [copy.view(shape)[:, self.me.local] for copy in weights]
 
@@ -110,21 +111,21 @@ class NodeGround:
             self.arena.patience.finish(across.Ialltoall(as_bytes(sent), as_bytes(got)))
             add_up(list(got), own[begin : begin + step], how)
 
-    def spread(self, changed: Tensor) -> None:
-        for places in self.places:
-            places.copy_(changed.view(self.cut.buckets, -1))
+    def spread(self) -> None:
+        for places in self._others:
+            places.copy_(self.places)
         began = time.perf_counter()
         if self.nodes > 1:
-            self._gather(changed.to(self.weights.dtype).view(self.cut.buckets, -1))
+            self._gather()
         self.arena.engine.barrier()
         self.blocked_s += time.perf_counter() - began
 
-    def _gather(self, narrow: Tensor) -> None:
+    def _gather(self) -> None:
         """The parts that ranks of other nodes own, some buckets at a time."""
         across, cut = self.locality.across, self.cut
-        step = max(1, PIECE_BYTES // (cut.part * narrow.element_size()))
+        step = max(1, PIECE_BYTES // (cut.part * self.places.element_size()))
         for begin in range(0, cut.buckets, step):
-            sent = narrow[begin : begin + step].contiguous()
+            sent = self.places[begin : begin + step].contiguous()
             got = torch.empty((cut.nodes, *sent.shape), dtype=sent.dtype)
             self.arena.patience.finish(across.Iallgather(as_bytes(sent), as_bytes(got)))
             for node in range(cut.nodes):

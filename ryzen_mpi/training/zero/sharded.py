@@ -68,7 +68,7 @@ class Sharded:
         self._vectors = dict(zip(VECTORS, (master, first, second), strict=True))
         self.shard = Shard(master, gradient, cut.before(self.layout.decayed, self.ground.me))
         self.owners = self.ground.owners
-        self.optimizer = FlatOptimizer(self.shard, settings.training, (first, second))
+        self.optimizer = FlatOptimizer(self.shard, settings.training, (first, second), self.ground.places)
         self._parts = gradient[None] if cut.nodes == 1 else gradient.new_zeros(cut.nodes, cut.shard)
         fill = BucketRing if self.stage == 2 else WholeGradient
         self.buckets = fill(self.ground, cut, self.layout, self._parts)
@@ -136,11 +136,9 @@ class Sharded:
 
     def update(self, factor: float, learning_rate: float) -> None:
         self.ground.changing(self.updates + 1)
-        if factor != 1.0:
-            self.shard.gradient.mul_(factor)
-        self.optimizer.step(learning_rate)
+        self.optimizer.step(learning_rate, factor)
         self.ground.whole()  # before the meeting: who waits in it for a rank that has died is whole
-        self.ground.spread(self.shard.master)
+        self.ground.spread()
 
     def vectors(self) -> Iterable[tuple[str, Tensor]]:
         return self._vectors.items()
@@ -153,4 +151,5 @@ class Sharded:
     def settle(self) -> None:
         self.ground.changing(self.updates)
         self.ground.whole()
-        self.ground.spread(self.shard.master)
+        self.optimizer.publish()
+        self.ground.spread()
