@@ -1,6 +1,6 @@
 """Ours against its peers: samples a second, memory of the node, and the optimiser step.
 
-    env/run pip install -c env/constraints.txt "accelerate>=1" "lightning>=2.4" "deepspeed>=0.16"   # the extra `peers`
+    env/run env RYZEN_MPI_WITHOUT_KERNEL=1 pip install --no-build-isolation -c env/constraints.txt -e '.[peers]'
     python benchmarks/peers.py --list
     python benchmarks/peers.py --case scaling --peer plain-ddp --model plain --save
     python benchmarks/peers.py --case scaling --peer accelerate,fabric,deepspeed --save

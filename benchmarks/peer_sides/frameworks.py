@@ -8,6 +8,9 @@ fused Adam, bfloat16; Gloo where oneCCL's bindings, which have come to their end
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from torch import Tensor
 
 from peer_sides.models import build
@@ -77,6 +80,9 @@ class DeepSpeedStep(PeerStep):
         import deepspeed
 
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
+        world.exchange.allgather(None)  # all have mapped DeepSpeed's shared buffers, whose files it never removes
+        for path in Path("/dev/shm").glob(f"deepspeed_*_{os.environ['MASTER_PORT']}_{world.rank}"):
+            path.unlink()
         inner = build(kind, settings)
         parameters = count(inner)
         engine, optimizer, _, _ = deepspeed.initialize(

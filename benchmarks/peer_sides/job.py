@@ -38,7 +38,11 @@ class Job:
             stderr=self._errors,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-        self.ready = self._answer()
+        try:
+            self.ready = self._answer()
+        except SideError:
+            self.close()
+            raise
 
     def ask(self, word: str) -> Any:
         """The answer to `word`. Raises SideError."""
@@ -73,13 +77,6 @@ class Job:
         self.close()
 
     def _answer(self) -> Any:
-        try:
-            return json.loads(self._line())
-        except SideError:
-            self._process.kill() if self._process.poll() is None else None
-            raise
-
-    def _line(self) -> bytes:
         deadline = time.monotonic() + self.timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -91,7 +88,7 @@ class Job:
                     raise SideError(self._obituary("ended"))
                 self._rest += piece
         line, _, self._rest = self._rest.partition(b"\n")
-        return line
+        return json.loads(line)
 
     def _obituary(self, what: str) -> str:
         size = self._errors.seek(0, os.SEEK_END)
