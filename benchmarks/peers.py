@@ -9,8 +9,10 @@
 Every side is a job of `mpirun` of its own, on the same cores, one core a rank, one thread. In a round ours and the
 peer run after each other, in turns first; the side that does not run takes no core. Two rounds of warm-up are dropped.
 A peer has two models to choose from (peer_sides/models.py) and gets the faster one. Memory is PSS, summed over the
-ranks, of each side alone on the machine after three steps. A peer that cannot run here is told with its own error, and
-the exit code is 1. Runs on an idle machine only, but for memory.
+ranks, of each side alone on the machine after three steps; a peer's speed is measured with glibc told to keep freed
+memory (as ours does, and as PyTorch's tuning guide would have an allocator do), its memory with glibc as it is: each
+the better for the peer. A peer that cannot run here is told with its own error, and the exit code is 1. Runs on an
+idle machine only, but for memory.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds a side may take to answer")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/peers.json")
     parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--glibc-as-it-is", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="for both sides")
     return parser.parse_args()
 
@@ -110,9 +113,9 @@ class Comparison:
         self.settings = case_settings(options.case, options.zero_stage, options.overrides)
         self.samples = self.settings.training.batch_size * options.ranks
 
-    def start(self, side: str, kind: str = KINDS[0]) -> Job:
+    def start(self, side: str, kind: str = KINDS[0], *more: str) -> Job:
         """The job of `side`, up and ready. Raises SideError."""
-        return Job(side, launch_command(side, kind, self.options, self.cores), self.options.timeout)
+        return Job(side, launch_command(side, kind, self.options, self.cores) + list(more), self.options.timeout)
 
     def measure(self) -> dict[str, Any]:
         """All figures. Raises SideError."""
@@ -145,7 +148,7 @@ class Comparison:
 
     def memory(self, side: str, kind: str) -> dict[str, int]:
         """PSS of all ranks of a side that has the machine for itself: what two sides map alike is counted once each."""
-        with self.start(side, kind) as job:
+        with self.start(side, kind, *([] if side == "ours" else ["--glibc-as-it-is"])) as job:
             job.ask(f"run {MEMORY_STEPS}")
             return job.ask("memory")
 
@@ -209,7 +212,8 @@ def main() -> int:
     if options.side:
         from peer_sides.serve import serve
 
-        serve(options.side, options.case, options.model, options.zero_stage, options.overrides)
+        settings = case_settings(options.case, options.zero_stage, options.overrides)
+        serve(options.side, settings, options.model, options.glibc_as_it_is)
         return 0
     if options.list:
         print("cases:", *CASES, "\npeers:")

@@ -7,12 +7,12 @@ doze, for the other side is being measured then.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import common
 from memory import pss
 
-from peer_sides.cases import case_settings
 from ryzen_mpi.cluster.world import World, discover
 from ryzen_mpi.config import Distributed, Settings
 
@@ -33,34 +32,53 @@ PATIENCE_S = 120.0
 """For collectives of Gloo: a peer's first step may compile."""
 
 
-def serve(name: str, case: str, kind: str, zero_stage: int | None, overrides: list[str]) -> None:
-    """Runs side `name` until it is told to quit. Collective: every rank of the job calls it."""
+def serve(name: str, settings: Settings, kind: str, glibc_as_it_is: bool) -> None:
+    """Runs side `name` until it is told to quit. Collective: every rank of the job calls it.
+
+    Args:
+        kind: of the peer's model.
+        glibc_as_it_is: leave the allocator alone, which is slower and takes less memory.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     world = discover()
-    settings = case_settings(case, zero_stage, overrides)
+    try:
+        prepare_and_obey(world, answers, name, settings, kind, glibc_as_it_is)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        world.exchange.abort(1)  # a rank that merely ended would be waited for
+        raise
+
+
+def prepare_and_obey(
+    world: World, answers: TextIO, name: str, settings: Settings, kind: str, glibc_as_it_is: bool
+) -> None:
+    """Makes the side ready and does what it is told, until `quit` or until nobody is left to tell. Collective."""
     if name == "ours":
         from ryzen_mpi.startup import bind_ranks
 
         bind_ranks(world, settings)
     from ryzen_mpi.cluster.allocator import keep_freed_memory
 
-    keep_freed_memory()  # for all sides: PyTorch's tuning guide asks for an allocator that does as much
+    if not glibc_as_it_is:
+        keep_freed_memory()  # for all sides: PyTorch's tuning guide asks for an allocator that does as much
     import torch
 
     from ryzen_mpi.data.choose import open_source
 
     torch.set_num_threads(1)
-    gc.collect()
     with opened(name, world, settings, open_source(settings, None), kind) as side:
         cpus = world.exchange.allgather(sorted(os.sched_getaffinity(0)))
         answer(world, answers, {"parameters": side.parameters, "cpus": cpus})
-        while (word := world.exchange.broadcast(sys.stdin.readline().split() if world.is_leader else None))[:1] not in (
-            [],
-            ["quit"],
-        ):
+        while (word := heard(world)) and word[0] != "quit":
             answer(world, answers, obey(word, side, world))
         answers.close()  # the driver need not wait for the libraries' farewells
+
+
+def heard(world: World) -> list[str]:
+    """The driver's next line in words; none where the driver has gone. Collective."""
+    return world.exchange.broadcast(sys.stdin.readline().split() if world.is_leader else None)
 
 
 def answer(world: World, answers: TextIO, value: Any) -> None:
