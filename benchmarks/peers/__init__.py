@@ -1,1 +1,0 @@
-"""What others would write; measured against."""
