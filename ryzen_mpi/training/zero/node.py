@@ -57,7 +57,7 @@ class NodeGround:
         self.state = self.memory.take(state * local, wide, [own])[own].view(4, cut.shard)
         self.memory.close()
         self.places = cut.owned(self.weights, self.me)
-        self._others = [cut.owned(copy, self.me) for copy in weights if copy is not self.weights]
+        self.others = [cut.owned(copy, self.me) for copy in weights if copy is not self.weights]
         shape = cut.buckets, cut.local, cut.nodes, cut.part
         self._received = [copy.view(shape)[:, self.me.local] for copy in weights]
 
@@ -112,7 +112,7 @@ class NodeGround:
             add_up(list(got), own[begin : begin + step], how)
 
     def spread(self) -> None:
-        for places in self._others:
+        for places in self.others:
             places.copy_(self.places)
         began = time.perf_counter()
         if self.nodes > 1:
