@@ -6,6 +6,7 @@ Two grounds: memory that the ranks of a node share, where a bucket is added up i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -14,6 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ryzen_mpi.comm.compression.choose import check_possible, make_compressor
+from ryzen_mpi.comm.compression.wire import Traffic
+from ryzen_mpi.config import Settings
 from ryzen_mpi.training.reduce import world_size
 from ryzen_mpi.training.zero.cut import Cut, Owner
 
@@ -25,6 +29,7 @@ class Ground(Protocol):
         local, nodes: ranks of a node, nodes: what a `Cut` needs to know.
         me: this rank's place; owners: everybody's, by rank.
         blocked_s: seconds this rank has waited for others or carried their data since `begin`.
+        traffic: what it has sent of gradients to other nodes since `begin`.
     """
 
     local: int
@@ -32,6 +37,13 @@ class Ground(Protocol):
     me: Owner
     owners: list[Owner]
     blocked_s: float
+    traffic: Traffic
+
+    def begin(self) -> None:
+        """A step starts. Local."""
+
+    def keep(self) -> None:
+        """The step counts, and was not skipped. Local, alike on all ranks."""
 
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:
         """Makes the memory below; collective. Raises UserError where there is not enough.
@@ -66,6 +78,13 @@ class PlainGround:
         self.owners = [Owner(rank, 0) for rank in range(self.local)]
         self.me = self.owners[dist.get_rank(group) if self.local > 1 else 0]
         self.blocked_s = 0.0
+        self.traffic = Traffic() if self.local == 1 else Traffic(math.nan, math.nan)
+
+    def begin(self) -> None:
+        self.blocked_s = 0.0
+
+    def keep(self) -> None:
+        pass
 
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:
         self.cut = cut
@@ -97,12 +116,19 @@ class PlainGround:
         self.blocked_s += time.perf_counter() - began
 
 
-def choose_ground(group: dist.ProcessGroup | None, arena: bool, folder: str) -> Ground:
-    """The node's shared memory where the group can give it and nodes are alike, else ordinary collectives. Local."""
+def choose_ground(group: dist.ProcessGroup | None, settings: Settings) -> Ground:
+    """The node's shared memory where the group can give it and nodes are alike, else ordinary collectives. Local.
+
+    Raises UserError where there is compression to do and nothing is known of nodes.
+    """
     from ryzen_mpi.training.zero.node import NodeGround
 
     make: Callable | None = getattr(group or dist.group.WORLD, "arena", None) if world_size(group) > 1 else None
-    if make is None or not arena:
+    if world_size(group) > 1:
+        check_possible(settings.distributed, group or dist.group.WORLD)
+    if make is None or not settings.distributed.arena:
         return PlainGround(group)
-    node = NodeGround(group or dist.group.WORLD, folder)
+    group = group or dist.group.WORLD
+    compressor = make_compressor(settings.distributed, group)
+    node = NodeGround(group, settings.hardware.shared_folder, compressor)
     return node if node.possible else PlainGround(group)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ryzen_mpi.comm.across import add_up, as_bytes
-from ryzen_mpi.comm.dtypes import reduction
+from ryzen_mpi.comm.across import as_bytes
+from ryzen_mpi.comm.compression.wire import Compressor, Traffic
 from ryzen_mpi.comm.node_memory import NodeMemory
 from ryzen_mpi.comm.plain import tensor_at
 from ryzen_mpi.comm.widen import widen_sum
@@ -25,15 +25,27 @@ class NodeGround:
     Args:
         group: a process group that has arenas.
         folder: where the node's memory is made.
+        compressor: of what goes to other nodes; None where there are none.
     """
 
-    def __init__(self, group: Any, folder: str) -> None:
+    def __init__(self, group: Any, folder: str, compressor: Compressor | None) -> None:
         self.group, self.folder = group, folder
         self.locality = group.collectives.locality
         self.local, self.nodes = self.locality.node.size, self.locality.nodes
         self.owners = [Owner(local, node) for node, local in self.locality.places]
         self.me = self.owners[self.locality.comm.rank]
         self.blocked_s = 0.0
+        self.compressor = compressor
+        self.traffic = compressor.traffic if compressor else Traffic()
+
+    def begin(self) -> None:
+        self.blocked_s = 0.0
+        if self.compressor:
+            self.compressor.begin()
+
+    def keep(self) -> None:
+        if self.compressor:
+            self.compressor.keep()
 
     @property
     def possible(self) -> bool:
@@ -76,17 +88,9 @@ class NodeGround:
         if self.nodes == 1:
             own.copy_(parts[0])
         else:
-            self._exchange(parts, own)
+            self.compressor.reduce_scatter(parts, own)
+            self.traffic.plain += parts[0].nbytes * (self.nodes - 1)
         self.blocked_s += time.perf_counter() - began
-
-    def _exchange(self, parts: Tensor, own: Tensor) -> None:
-        across, how = self.locality.across, reduction(parts.dtype, "sum", self.nodes)
-        step = max(1, PIECE_BYTES // parts.element_size() // self.nodes)
-        for begin in range(0, own.numel(), step):
-            sent = parts[:, begin : begin + step].contiguous()
-            got = torch.empty_like(sent)
-            self.arena.patience.finish(across.Ialltoall(as_bytes(sent), as_bytes(got)))
-            add_up(list(got), own[begin : begin + step], how)
 
     def spread(self, changed: Tensor) -> None:
         self.places.copy_(changed.view(self.cut.buckets, -1))

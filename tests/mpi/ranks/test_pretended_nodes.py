@@ -1,26 +1,21 @@
 """A process group over several nodes, which are pretended: the ranks are told that fewer of them share memory."""
 
+import nodes
 import pytest
 import torch
 import torch.distributed as dist
 
-from ryzen_mpi.comm.arena import Locality
 from ryzen_mpi.comm.region import PEER_ERRORS
 
 SIZES = (1, 7, 4096, 100_003)
 
 
 @pytest.fixture(params=[1, 2, 3])
-def pretended(request, world, ryzen, monkeypatch):
+def pretended(request, world, ryzen):
     """A group whose nodes hold 1, 2 or 3 ranks (the last one fewer, where they do not divide)."""
-    discover = Locality.discover.__func__
-    monkeypatch.setattr(
-        Locality, "discover", classmethod(lambda cls, comm, ranks_per_node=None: discover(cls, comm, request.param))
-    )
-    group = dist.new_group(backend="ryzen")
-    assert group.collectives.locality.nodes == -(-world.size // request.param)
-    yield group
-    dist.destroy_process_group(group)
+    with nodes.pretended(request.param) as group:
+        assert group.collectives.locality.nodes == -(-world.size // request.param)
+        yield group
 
 
 def drawn(rank, count, dtype=torch.float64):
