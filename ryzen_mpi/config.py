@@ -48,6 +48,15 @@ class Distributed(Section):
     """Several in order of preference, in place of `interface`: the first that works between all nodes is taken."""
     arena: bool = True
     """With backend mpi: gradients lie in memory the ranks of a node share, and are added up there without a copy."""
+    compression: Literal["none", "bfloat16", "float16", "powersgd", "topk"] = "none"
+    """Of gradients where they cross from node to node; inside a node nothing is compressed. `bfloat16`, `float16`
+    (scaled by powers of two): half the bytes. `powersgd`: low rank; `topk`: the largest values; both send the rest
+    later (error feedback, not part of checkpoints) and change what is learnt. Needs backend mpi and `arena`. With ZeRO,
+    nodes with different numbers of ranks send uncompressed."""
+    compression_rank: Positive = 4
+    """Of the matrices that `powersgd` sends in place of a slice."""
+    compression_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Of the values that `topk` sends."""
     timeout_s: PositiveFloat = 15.0
     """A collective that does not end in this time ends the job with an error."""
     min_processes: Positive = 1
@@ -57,6 +66,15 @@ class Distributed(Section):
     def _one_way_to_name_interfaces(self) -> Distributed:
         if self.interface and self.interfaces:
             raise ValueError("interface and interfaces exclude one another: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _compression_knows_the_nodes(self) -> Distributed:
+        if self.compression != "none" and not (self.arena and self.backend in ("auto", "mpi")):
+            raise ValueError(
+                f"compression={self.compression} needs backend mpi (or auto) and arena=true, which tell what crosses "
+                f"from node to node; given: backend={self.backend}, arena={str(self.arena).lower()}"
+            )
         return self
 
 

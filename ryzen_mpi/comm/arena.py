@@ -149,6 +149,23 @@ class Arena:
         else:
             self._all_reduce_uneven(tensor, how)
 
+    def all_reduce_by(self, tensor: Tensor, across: Callable[[Tensor], None]) -> None:
+        """The sum over all ranks, in place, where `across` gets a slice [n] and sums it over the nodes. Collective."""
+        how = reduction(tensor.dtype, "sum", self.locality.comm.size)
+        offset, count = self._place(tensor)
+        tensor = tensor.view(-1)
+        if self.locality.across is None:
+            self.engine.all_reduce(offset, count, *how)
+        elif self.locality.even:
+            self.engine.reduce_scatter(offset, count, *how)
+            across(tensor[self.slice_of(count, tensor.dtype)])
+            self.engine.all_gather(offset, count, tensor.element_size())
+        else:
+            self.engine.all_reduce(offset, count, *how)
+            if self.locality.node.rank == 0:
+                across(tensor)
+            self.engine.broadcast(offset, count * tensor.element_size(), 0)
+
     def reduce_scatter(self, tensor: Tensor, op: str = "sum") -> Tensor:
         """The sum over all ranks, of this rank's shard only: `tensor[shard_of(...)]`, returned. Collective.
 

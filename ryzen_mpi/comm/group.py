@@ -5,6 +5,7 @@ Every method is here or in the classes below it, none falls through to C++: one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +39,15 @@ class MpiGroup(Messages):
 
     def allreduce_coalesced(self, tensors: Any, opts: Any = None) -> dist.Work:
         return self.allreduce(tensors, opts)
+
+    def allreduce_by(self, tensor: Tensor, across: Callable[[Tensor], None]) -> None:
+        """The sum of a tensor of an arena, in place, where `across` sums a slice [n] over the nodes."""
+        arena = self.collectives.arena_of(tensor)
+        if arena is None:
+            raise ValueError("the tensor lies in no arena of this group")
+        opts = dist.AllreduceOptions()
+        opts.asyncOp = False
+        self._do("all_reduce", [tensor], opts, lambda: arena.all_reduce_by(tensor, across)).wait()
 
     def reduce(self, tensors: Any, opts: Any) -> dist.Work:
         (tensor,) = listed(tensors)

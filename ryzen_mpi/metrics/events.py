@@ -211,8 +211,8 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def _record(kind: type[Record], figures: dict[str, Any]) -> Record:
     odd = dict(text.split("=") for text in figures.get("not_finite", ()))
-    names = [field.name for field in dataclasses.fields(kind)]
-    return kind(**{name: _restored(float(odd[name]) if name in odd else figures.get(name)) for name in names})
+    told = [field.name for field in dataclasses.fields(kind) if field.name in odd or field.name in figures]
+    return kind(**{name: _restored(float(odd[name]) if name in odd else figures[name]) for name in told})
 
 
 def _restored(value: Any) -> Any:

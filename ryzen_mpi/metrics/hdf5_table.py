@@ -14,7 +14,7 @@ import numpy as np
 from ryzen_mpi.metrics.record import Record
 from ryzen_mpi.metrics.signals import SIGNALS, Signal, of_kind
 
-FORMAT = 1
+FORMAT = 2
 ABOUT = {
     "description": "Metrics of one training run of ryzen_mpi. Every dataset has the attributes unit and description.",
     "rows": "Row i of every dataset in training, communication and hardware is the step training/step[i]; row i of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ class StepRecord:
     """One committed or skipped step, as rank 0 knows it.
 
     Rank arrays hold one value a rank, in rank order, NaN where a rank cannot tell; `gradient_variance` one value a
-    layer, or None at the steps where it is not taken.
+    layer, or None at the steps where it is not taken. What older logs do not tell has a default.
     """
 
     step: int
@@ -30,6 +31,8 @@ class StepRecord:
     rank_rss_bytes: Sequence[float]
     rank_cpu_share: Sequence[float]
     gradient_variance: Sequence[float] | None = None
+    rank_sent_bytes: Sequence[float] = ()
+    compression_ratio: float = math.nan
 
     @property
     def ranks(self) -> int:

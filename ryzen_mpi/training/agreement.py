@@ -28,6 +28,7 @@ class Row:
         square_norm: its part of the squared norm of the gradient (the parts add up).
         right: right predictions among its tokens.
         tokens: tokens it trained in this step.
+        sent_bytes, plain_bytes: of gradients to other nodes in this step, and what they would be uncompressed.
         step_s, communication_s: of the step before, which is the newest it can know.
         rss_bytes: resident memory now.
         cpu_share: CPU seconds per wall second since the row before.
@@ -39,6 +40,8 @@ class Row:
     square_norm: float = 0.0
     right: float = 0.0
     tokens: float = 0.0
+    sent_bytes: float = 0.0
+    plain_bytes: float = 0.0
     step_s: float = float("nan")
     communication_s: float = float("nan")
     rss_bytes: float = 0.0
@@ -58,6 +61,8 @@ class Table:
     square_norm: np.ndarray
     right: np.ndarray
     tokens: np.ndarray
+    sent_bytes: np.ndarray
+    plain_bytes: np.ndarray
     step_s: np.ndarray
     communication_s: np.ndarray
     rss_bytes: np.ndarray

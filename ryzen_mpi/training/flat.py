@@ -65,6 +65,10 @@ class Layout:
                 decayed = size
         return cls(tuple(places), size, decayed)
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """Begin and end of what lies between the parameters and is zero in every vector."""
+        return [(place.end, place.room) for place in self.places if place.end < place.room]
+
 
 def _private(size: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(size, dtype=dtype)

@@ -77,6 +77,7 @@ def need(settings: Settings, ranks: int, nodes: int = 1, domains: int = 1) -> Ne
         ranks,
         (
             *_state(settings, ranks, nodes, domains),
+            Part("error feedback", node=_feedback(settings, nodes)),
             Part("activations", activations(settings)),
             Part("logits", _logits(settings)),
             Part("interpreter", INTERPRETER_BYTES, LIBRARIES_BYTES),
@@ -110,6 +111,12 @@ def _state(settings: Settings, ranks: int, nodes: int, domains: int) -> list[Par
         Part("optimizer", node=3 * own),
         Part("arenas", rank=whole),
     ]
+
+
+def _feedback(settings: Settings, nodes: int) -> int:
+    """Of a node: what compression has not sent yet, as large as the gradient."""
+    keeps = nodes > 1 and settings.distributed.compression in ("powersgd", "topk")
+    return keeps * parameter_count(settings) * max(4, _ITEM[settings.hardware.dtype])
 
 
 def _saving(settings: Settings, ranks: int, nodes: int) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,10 +52,22 @@ def work(settings: Settings, ranks: int, nodes: int) -> Work:
     item = {"float32": 4, "bfloat16": 2, "float64": 8}[hardware.dtype]
     wide = max(4, item)
     if not hardware.zero_stage:
-        return Work(flops, 2 * ranks * count * wide, _share(nodes, 2 * count * wide))
+        return Work(flops, 2 * ranks * count * wide, _gradient_between(settings, count, wide, ranks, nodes))
     rounds = -(-settings.global_batch(ranks * nodes) // (ranks * nodes * settings.training.batch_size))
     gradient = ranks * count * (wide if hardware.zero_stage == 1 else item * rounds)
-    return Work(flops, gradient + count * item, _share(nodes, count * (wide + item)))
+    between = _gradient_between(settings, count, wide, ranks, nodes) + _share(nodes, count * item)
+    return Work(flops, gradient + count * item, between)
+
+
+def _gradient_between(settings: Settings, count: int, wide: int, ranks: int, nodes: int) -> int:
+    """What a node sends of gradients: all sums are everybody's under stage 0, their owners' with ZeRO."""
+    chosen, directions = settings.distributed, 1 if settings.hardware.zero_stage else 2
+    if chosen.compression == "topk":  # four bytes a value, to the owners or to all
+        return int(4 * chosen.compression_share * count * (nodes - 1)) // (nodes if directions == 1 else 1)
+    if chosen.compression == "powersgd":
+        side = math.isqrt(count // (ranks * nodes))
+        return 4 * side * min(side, chosen.compression_rank) * wide * ranks * (nodes - 1)
+    return _share(nodes, directions * count * (wide if chosen.compression == "none" else 2))
 
 
 def _share(nodes: int, size: int) -> int:

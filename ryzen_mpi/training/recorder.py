@@ -89,5 +89,7 @@ class Recorder:
                 rank_rss_bytes=outcome.table.rss_bytes,
                 rank_cpu_share=outcome.table.cpu_share,
                 gradient_variance=outcome.gradient_variance,
+                rank_sent_bytes=outcome.table.sent_bytes,
+                compression_ratio=outcome.compression_ratio,
             )
         )

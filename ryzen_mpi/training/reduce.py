@@ -6,12 +6,15 @@ follows, and ranks may hold different numbers of samples (or none).
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch import Tensor
 
+from ryzen_mpi.comm.compression.choose import all_reduce_bytes
+from ryzen_mpi.comm.compression.wire import Compressor, Traffic
 from ryzen_mpi.training.flat import FlatParameters
 
 BUCKET_BYTES = 4 << 20
@@ -19,7 +22,13 @@ BROADCAST_BYTES = 64 << 20
 
 
 class Reducer(Protocol):
-    """How a step's gradients come together. All ranks must call `begin`, `last_micro_batch` and `finish` alike."""
+    """How a step's gradients come together. All ranks must call `begin`, `last_micro_batch` and `finish` alike.
+
+    Attributes:
+        traffic: what this rank has sent to other nodes since `begin`.
+    """
+
+    traffic: Traffic
 
     def begin(self) -> None:
         """A step starts: what backward delivers next replaces the gradient."""
@@ -30,12 +39,18 @@ class Reducer(Protocol):
     def finish(self) -> float:
         """Collective. Returns the seconds this rank was blocked; the flat gradient is complete afterwards."""
 
+    def keep(self) -> None:
+        """The step counts, and was not skipped. Local, alike on all ranks."""
+
 
 class NaiveReducer:
     """Adds up `parameter.grad` after every backward and reduces one parameter after the other at the end."""
 
     def __init__(self, flat: FlatParameters, group: dist.ProcessGroup | None = None) -> None:
-        self.flat, self.group = flat, group
+        self.flat, self.group, self.traffic = flat, group, Traffic(math.nan, math.nan)
+
+    def keep(self) -> None:
+        pass
 
     def begin(self) -> None:
         for parameter in self.flat.parameters.values():
@@ -78,6 +93,10 @@ class BucketedReducer:
         self.written: set[str] = set()
         self.pending = list(self.members)
         self.launching = False
+        self.traffic = Traffic() if self.alone else Traffic(math.nan, math.nan)
+
+    def keep(self) -> None:
+        pass
 
     def begin(self) -> None:
         self.works, self.launching = [], False
@@ -130,12 +149,46 @@ class ArenaReducer(BucketedReducer):
     Across nodes the pieces of the one all-reduce overlap one another.
     """
 
+    def __init__(self, flat: FlatParameters, group: Any = None) -> None:
+        super().__init__(flat, group)
+        self.group = group or dist.group.WORLD
+        self.plain_bytes = all_reduce_bytes(self.group.collectives.locality, flat.gradient.nbytes)
+        self.traffic = Traffic()
+
+    def begin(self) -> None:
+        super().begin()
+        self.traffic.begin()
+
     def last_micro_batch(self) -> None:
         pass
 
     def _reduce(self) -> float:
         started = time.perf_counter()
         dist.all_reduce(self.flat.gradient, group=self.group)
+        self.traffic.sent = self.traffic.plain = self.plain_bytes
+        return time.perf_counter() - started
+
+
+class CompressedReducer(ArenaReducer):
+    """The same, with a compressor for the slice that crosses from node to node."""
+
+    def __init__(self, flat: FlatParameters, group: Any, compressor: Compressor) -> None:
+        super().__init__(flat, group)
+        self.compressor, self.traffic = compressor, compressor.traffic
+
+    def begin(self) -> None:
+        super().begin()
+        self.compressor.begin()
+
+    def keep(self) -> None:
+        self.compressor.keep()
+
+    def _reduce(self) -> float:
+        started = time.perf_counter()
+        self.group.allreduce_by(self.flat.gradient, self.compressor.all_reduce)
+        for begin, end in self.flat.layout.gaps():  # where an approximation is not zero, and would be added up again
+            self.flat.gradient[begin:end] = 0
+        self.traffic.plain = self.plain_bytes
         return time.perf_counter() - started
 
 

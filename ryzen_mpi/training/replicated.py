@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ryzen_mpi.comm.arena import shared_memory
+from ryzen_mpi.comm.compression.choose import check_possible, make_compressor
+from ryzen_mpi.comm.compression.wire import Traffic
 from ryzen_mpi.config import Settings
 from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.first import first_values
 from ryzen_mpi.training.flat import FlatParameters
 from ryzen_mpi.training.optimizer import FlatOptimizer
-from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, Reducer, world_size
+from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, CompressedReducer, Reducer, world_size
 from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, moments, square_sum
 from ryzen_mpi.training.zero.cut import Owner
 
@@ -39,6 +42,8 @@ class Replicated:
     ) -> None:
         self.group, self.ranks = group, world_size(group)
         self.rank = dist.get_rank(group) if self.ranks > 1 else 0
+        if self.ranks > 1:
+            check_possible(settings.distributed, group or dist.group.WORLD)
         shared = shared_memory(group) if settings.distributed.arena else None
         self.flat = FlatParameters(model, DTYPES[settings.hardware.dtype], shared)
         self.layout = self.flat.layout
@@ -49,10 +54,20 @@ class Replicated:
             else:
                 self.flat.put(name, begin, values)
         self.flat.publish()
-        choice = reducer or (BucketedReducer if shared is None else ArenaReducer)
+        choice = reducer or (BucketedReducer if shared is None else self._arena_reducer(settings))
         self.reducer: Reducer = choice(self.flat, group)
         working = None if self.flat.working is self.flat.master else self.flat.working[None]
         self.optimizer = FlatOptimizer(self.flat, settings.training, working=working)
+
+    def _arena_reducer(self, settings: Settings) -> Callable[[FlatParameters, dist.ProcessGroup | None], Reducer]:
+        compressor = None
+        if settings.distributed.compression != "none":
+            compressor = make_compressor(settings.distributed, self.group or dist.group.WORLD)
+        return ArenaReducer if compressor is None else partial(CompressedReducer, compressor=compressor)
+
+    @property
+    def traffic(self) -> Traffic:
+        return self.reducer.traffic
 
     @property
     def updates(self) -> int:
@@ -84,6 +99,7 @@ class Replicated:
         return torch.tensor([moments(part) for part in parts], dtype=torch.float64)
 
     def update(self, factor: float, learning_rate: float) -> None:
+        self.reducer.keep()
         self.optimizer.step(learning_rate, factor)
 
     def vectors(self) -> Iterable[tuple[str, Tensor]]:

@@ -70,6 +70,12 @@ class StepOutcome:
     step_s: float
     communication_s: float
 
+    @property
+    def compression_ratio(self) -> float:
+        """Uncompressed over sent bytes between nodes, all ranks together; NaN where none are sent, or not known."""
+        sent = float(self.table.sent_bytes.sum())
+        return float(self.table.plain_bytes.sum()) / sent if sent else math.nan
+
 
 class TrainingStep:
     """The state of training on one rank and the step that moves it on.
@@ -118,8 +124,9 @@ class TrainingStep:
         square = self.strategy.square_norm()
         finite = math.isfinite(loss) and math.isfinite(square)
         rss, cpu_share = self.usage.sample()
+        sent = self.strategy.traffic
         table, agreed_s = self.agreement.gather(
-            Row(finite, stop, loss, square, right, mine, self._last[0], self._last[1], rss, cpu_share)
+            Row(finite, stop, loss, square, right, mine, sent.sent, sent.plain, *self._last, rss, cpu_share)
         )
         skipped = not table.finite.all()
         norm = math.sqrt(table.square_norm.sum())
@@ -148,7 +155,7 @@ class TrainingStep:
     def last_times(self) -> Table:
         """The rows of all ranks with the times of the newest step, for the record of the last one. Collective."""
         rss, cpu_share = self.usage.sample()
-        return self.agreement.gather(Row(1, 0, 0, 0, 0, 0, *self._last, rss, cpu_share))[0]
+        return self.agreement.gather(Row(1, 0, 0, 0, 0, 0, 0, 0, *self._last, rss, cpu_share))[0]
 
     def evaluate(self, beat: Callable[[], object] = lambda: None) -> HeldOut:
         """Held-out figures of the model as it is. Collective. `beat` is called after each batch."""

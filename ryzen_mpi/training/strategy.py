@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ryzen_mpi.comm.compression.wire import Traffic
 from ryzen_mpi.training.flat import Layout
 from ryzen_mpi.training.zero.cut import Cut, Owner
 
@@ -25,12 +26,14 @@ class Strategy(Protocol):
         description: of how the work is shared, and on what, with the reason.
         layout: where the parameters lie.
         updates: updates made, which the bias correction depends on.
+        traffic: what this rank has sent of gradients to other nodes since `begin`.
         cut, owners: how they are cut into shards, and whose is whose, by rank; None where every rank has all.
     """
 
     description: str
     layout: Layout
     updates: int
+    traffic: Traffic
     cut: Cut | None
     owners: list[Owner]
 

@@ -31,6 +31,8 @@ def step_record(step: int, ranks: int = 4, **changes) -> StepRecord:
         "rank_rss_bytes": tuple(float(10**9 + rank) for rank in range(ranks)),
         "rank_cpu_share": (math.nan,) + (0.9,) * (ranks - 1),
         "gradient_variance": tuple(step / (layer + 1) for layer in range(len(LAYERS))) if step % 5 == 0 else None,
+        "rank_sent_bytes": tuple(float(4096 * step + rank) for rank in range(ranks)),
+        "compression_ratio": 1 + step / 8,
     }
     return StepRecord(**values | changes)
 

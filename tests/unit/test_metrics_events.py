@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -17,10 +18,12 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from metrics_records import ENVIRONMENT, evaluation_record, step_record
+from metrics_records import ENVIRONMENT, LAYERS, evaluation_record, step_record
 
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import EventLog, read_events, read_records
+from ryzen_mpi.metrics.hdf5 import Hdf5Sink
+from ryzen_mpi.metrics.reader import read_metrics
 
 
 def test_lines_are_ecs(tmp_path):
@@ -57,6 +60,24 @@ def test_records_come_back_as_they_were_and_every_line_is_strict_json(tmp_path):
     for line in log.path.read_text().splitlines():
         json.loads(line, parse_constant=refuse)
     assert list(map(repr, read_records(log.path))) == list(map(repr, records))
+
+
+def test_a_log_from_before_a_figure_was_taken_is_read_without_it(tmp_path):
+    log = EventLog(tmp_path, 0)
+    log.write(step_record(5))
+    line = json.loads(log.path.read_text())
+    for name in ("rank_sent_bytes", "compression_ratio"):
+        del line["ryzen"][name]
+    log.path.write_text(json.dumps(line) + "\n")
+    (record,) = read_records(log.path)
+    assert record.rank_sent_bytes == () and math.isnan(record.compression_ratio)
+    assert repr(
+        dataclasses.replace(record, rank_sent_bytes=step_record(5).rank_sent_bytes, compression_ratio=1.625)
+    ) == (repr(step_record(5)))
+    sink = Hdf5Sink(tmp_path / "metrics.h5", 4, LAYERS, 5, events=log.path)
+    sink.close()
+    sent = read_metrics(tmp_path / "metrics.h5")["communication/rank_sent_bytes"]
+    assert sent.shape == (1, 4) and np.isnan(sent).all()
 
 
 def test_an_odd_figure_is_told_and_the_line_kept(tmp_path):

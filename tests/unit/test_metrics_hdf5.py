@@ -67,7 +67,7 @@ def test_every_dataset_says_its_unit_and_meaning_as_the_table_has_them(tmp_path)
     with h5py.File(tmp_path / "metrics.h5") as file:
         groups = {"training", "communication", "hardware", "evaluation", "gradients"}
         assert set(file) == groups | {"committed_rows"}
-        assert file.attrs["format"] == 1 and file.attrs["profile"] == "default" and file.attrs["seed"] == 7
+        assert file.attrs["format"] == 2 and file.attrs["profile"] == "default" and file.attrs["seed"] == 7
 
         def check(path, item):
             if isinstance(item, h5py.Dataset):

@@ -37,6 +37,24 @@ def test_what_leaves_a_node_is_what_rings_must_send(stage):
     assert work(made, 4, 4).between_bytes == count * per_parameter * 3 // 4
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_compression_sends_less_and_keeps_an_error_as_large_as_the_gradient(stage):
+    def made(name):
+        return settings(f"hardware.zero_stage={stage}", "distributed.backend=mpi", f"distributed.compression={name}")
+
+    count, plain = parameter_count(made("none")), work(made("none"), 4, 2).between_bytes
+    weights = count if stage else 0  # two bytes each, half of them the other node's
+    gradients = plain - weights
+    for name, ratio in (("bfloat16", 2), ("float16", 2), ("topk", 100)):
+        sent = work(made(name), 4, 2).between_bytes
+        assert sent - weights == pytest.approx(gradients / ratio, rel=0.001)
+    assert 0 < work(made("powersgd"), 4, 2).between_bytes - weights < gradients / 100
+    for name in ("powersgd", "topk"):
+        assert need(made(name), 4, 2).node - need(made("none"), 4, 2).node == 4 * count
+        assert need(made(name), 4, 1) == need(made("none"), 4, 1)
+    assert need(made("bfloat16"), 4, 2) == need(made("none"), 4, 2)
+
+
 def test_a_node_that_has_just_enough_is_taken_and_a_byte_less_is_refused():
     made = settings(profile="default")
     wanted = need(made, 3)

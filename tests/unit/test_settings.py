@@ -156,6 +156,10 @@ def test_an_unknown_section_is_named_with_the_nearest():
         ("distributed.init_method=udp://x", "tcp://"),
         ("distributed.master_port=70000", "<= 65535"),
         ("training.optimizer=sgd", "adam, adamw"),
+        ("distributed.compression=zip", "none, bfloat16, float16, powersgd, topk"),
+        ("distributed.compression_rank=0", ">= 1"),
+        ("distributed.compression_share=0", "> 0"),
+        ("distributed.compression_share=1.5", "<= 1"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(override, allowed):
@@ -169,6 +173,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(override, allowed):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
+        (["distributed.compression=topk", "distributed.arena=false"], ["compression=topk", "arena=false"]),
+        (["distributed.compression=topk", "distributed.backend=gloo"], ["compression=topk", "backend=gloo"]),
         (["model.num_heads=3"], ["num_heads=3", "embedding_dim=256", "1, 2, 4, 8"]),
         (["hardware.max_seq_length=128", "model.seq_length=256"], ["max_seq_length=128", "seq_length=256"]),
         (["data.tokenizer=bpe", "model.vocab_size=256"], ["vocab_size=256", "bpe", "257"]),

@@ -6,6 +6,7 @@ Two grounds: memory that the ranks of a node share, where a bucket is added up i
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Protocol
 
@@ -13,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ryzen_mpi.comm.compression.choose import check_possible, make_compressor
+from ryzen_mpi.comm.compression.wire import Traffic
 from ryzen_mpi.config import Settings
 from ryzen_mpi.training.reduce import world_size
 from ryzen_mpi.training.zero.cut import Cut, Owner
@@ -26,6 +29,7 @@ class Ground(Protocol):
         me: this rank's place; owners: everybody's, by rank.
         blocked_s: seconds this rank has waited for others or carried their data since `begin`.
         reason: which ground this is and why, for people.
+        traffic: what it has sent of gradients to other nodes since `begin`.
     """
 
     reason: str
@@ -34,6 +38,13 @@ class Ground(Protocol):
     me: Owner
     owners: list[Owner]
     blocked_s: float
+    traffic: Traffic
+
+    def begin(self) -> None:
+        """A step starts. Local."""
+
+    def keep(self) -> None:
+        """The step counts, and was not skipped. Local, alike on all ranks."""
 
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:
         """Makes the memory below; collective. Raises UserError where there is not enough.
@@ -76,6 +87,13 @@ class PlainGround:
         self.owners = [Owner(rank, 0) for rank in range(self.local)]
         self.me = self.owners[dist.get_rank(group) if self.local > 1 else 0]
         self.blocked_s = 0.0
+        self.traffic = Traffic() if self.local == 1 else Traffic(math.nan, math.nan)
+
+    def begin(self) -> None:
+        self.blocked_s = 0.0
+
+    def keep(self) -> None:
+        pass
 
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:
         self.cut = cut
@@ -116,13 +134,15 @@ class PlainGround:
 def choose_ground(group: dist.ProcessGroup | None, settings: Settings, domain: int | None = None) -> Ground:
     """The node's shared memory where the group can give it and nodes are alike, else ordinary collectives. Collective.
 
-    `domain`: of the NUMA domain this rank runs on, None where there are several.
+    `domain`: of the NUMA domain this rank runs on, None where there are several. Raises UserError where there is
+    compression to do and nothing is known of nodes.
     """
     from ryzen_mpi.training.zero.node import NodeGround
 
     if world_size(group) == 1:
         return PlainGround(group, "this rank's own memory: one rank")
     group = group or dist.group.WORLD
+    check_possible(settings.distributed, group)
     hardware, why = settings.hardware, ""
     if not hasattr(group, "arena"):
         why = f"backend {dist.get_backend(group)}"
@@ -131,5 +151,6 @@ def choose_ground(group: dist.ProcessGroup | None, settings: Settings, domain: i
     elif not group.collectives.locality.even:
         why = "the nodes hold different numbers of ranks"
     else:
-        return NodeGround(group, hardware.shared_folder, hardware.weights_per, domain)
+        compressor = make_compressor(settings.distributed, group)
+        return NodeGround(group, hardware.shared_folder, hardware.weights_per, domain, compressor)
     return PlainGround(group, f"ordinary collectives, weights once a rank: {why}")

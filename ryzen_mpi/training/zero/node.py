@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ryzen_mpi.cluster.exchange import MpiExchange
-from ryzen_mpi.comm.across import add_up, as_bytes
-from ryzen_mpi.comm.dtypes import reduction
+from ryzen_mpi.comm.across import as_bytes
+from ryzen_mpi.comm.compression.wire import Compressor, Traffic
 from ryzen_mpi.comm.node_memory import NodeMemory, room
 from ryzen_mpi.comm.region import PAGE
 from ryzen_mpi.comm.widen import widen_sum
@@ -28,9 +28,17 @@ class NodeGround:
         folder: where the node's memory is made.
         weights_per: how many copies of the weights there are: one a `node`, NUMA domain (`numa`) or `rank`.
         domain: the NUMA domain this rank runs on; None, several, counts as one of its own.
+        compressor: of what goes to other nodes; None where there are none.
     """
 
-    def __init__(self, group: Any, folder: str, weights_per: str = "node", domain: int | None = None) -> None:
+    def __init__(
+        self,
+        group: Any,
+        folder: str,
+        weights_per: str = "node",
+        domain: int | None = None,
+        compressor: Compressor | None = None,
+    ) -> None:
         self.group, self.folder = group, folder
         self.locality = group.collectives.locality
         self.local, self.nodes = self.locality.node.size, self.locality.nodes
@@ -42,6 +50,17 @@ class NodeGround:
         self._copies = [[rank for rank in range(self.local) if keys[rank] == key] for key in sorted(set(keys))]
         name = {"numa": "NUMA domain"}.get(weights_per, weights_per)
         self.reason = f"node memory in {folder}, weights once a {name}"
+        self.compressor = compressor
+        self.traffic = compressor.traffic if compressor else Traffic()
+
+    def begin(self) -> None:
+        self.blocked_s = 0.0
+        if self.compressor:
+            self.compressor.begin()
+
+    def keep(self) -> None:
+        if self.compressor:
+            self.compressor.keep()
 
     def lay(self, cut: Cut, slots: int, gradient: torch.dtype, wide: torch.dtype, compute: torch.dtype) -> None:
         self.cut, local = cut, self.local
@@ -99,17 +118,9 @@ class NodeGround:
         if self.nodes == 1:
             own.copy_(parts[0])
         else:
-            self._exchange(parts, own)
+            self.compressor.reduce_scatter(parts, own)
+            self.traffic.plain += parts[0].nbytes * (self.nodes - 1)
         self.blocked_s += time.perf_counter() - began
-
-    def _exchange(self, parts: Tensor, own: Tensor) -> None:
-        across, how = self.locality.across, reduction(parts.dtype, "sum", self.nodes)
-        step = max(1, PIECE_BYTES // parts.element_size() // self.nodes)
-        for begin in range(0, own.numel(), step):
-            sent = parts[:, begin : begin + step].contiguous()
-            got = torch.empty_like(sent)
-            self.arena.patience.finish(across.Ialltoall(as_bytes(sent), as_bytes(got)))
-            add_up(list(got), own[begin : begin + step], how)
 
     def spread(self) -> None:
         for places in self.others:

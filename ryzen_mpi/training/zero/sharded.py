@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ryzen_mpi.comm.compression.wire import Traffic
 from ryzen_mpi.config import Settings
 from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.first import first_values
@@ -72,6 +73,7 @@ class Sharded:
         self._parts = gradient[None] if cut.nodes == 1 else gradient.new_zeros(cut.nodes, cut.shard)
         fill = BucketRing if self.stage == 2 else WholeGradient
         self.buckets = fill(self.ground, cut, self.layout, self._parts)
+        self._gaps = self._own_gaps() if settings.distributed.compression != "none" else []
         self._adopt(model, settings.training.seed)
 
     def _adopt(self, model: Transformer, seed: int) -> None:
@@ -89,12 +91,22 @@ class Sharded:
                 self.cut.put(self.shard.master, places[name].offset + begin, values, self.ground.me)
         self.settle()
 
+    def _own_gaps(self) -> list[tuple[int, int]]:
+        """Where this rank's shard holds no parameter: an approximation of the gradient is not zero there."""
+        gaps = [*self.layout.gaps(), (self.layout.size, self.cut.padded)]
+        spans = (span for gap in gaps for span in self.cut.overlaps(*gap, self.ground.me))
+        return [(start, start + length) for start, _, length in spans]
+
     def _hook(self, place: Place):
         def take(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
             self.buckets.take(place, gradient)
 
         return take
+
+    @property
+    def traffic(self) -> Traffic:
+        return self.ground.traffic
 
     @property
     def updates(self) -> int:
@@ -105,7 +117,7 @@ class Sharded:
         self.optimizer.updates = count
 
     def begin(self) -> None:
-        self.ground.blocked_s = 0.0
+        self.ground.begin()
         self.buckets.begin()
 
     def before_backward(self, last: bool) -> None:
@@ -118,6 +130,8 @@ class Sharded:
         self.buckets.finish()
         if self.cut.nodes > 1:
             self.ground.across(self._parts, self.shard.gradient)
+            for begin, end in self._gaps:
+                self.shard.gradient[begin:end] = 0
         return self.ground.blocked_s
 
     def square_norm(self) -> float:
@@ -135,6 +149,7 @@ class Sharded:
         return found
 
     def update(self, factor: float, learning_rate: float) -> None:
+        self.ground.keep()
         self.ground.changing(self.updates + 1)
         self.optimizer.step(learning_rate, factor)
         self.ground.whole()  # before the meeting: who waits in it for a rank that has died is whole
