@@ -31,8 +31,8 @@ def without(job: LabJob) -> None:
 def grown(job: LabJob) -> tuple[dict, dict]:
     """Asserts that the run went on by three ranks from the very step that two had reached; those two attempts.
 
-    A node that answers before Slurm takes it out is gone again when it is wanted: one more attempt of two. And Slurm may
-    send the end of the job's life before the requeue to the ranks it has now: one more attempt of three.
+    A node that answers before Slurm takes it out is gone again when it is wanted: one more attempt of two. And Slurm
+    may send the end of the job's life before the requeue to the ranks it has now: one more attempt of three.
     """
     job.wait("COMPLETED")
     records = job.recovered()
