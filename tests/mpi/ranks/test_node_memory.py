@@ -90,6 +90,7 @@ def test_a_folder_that_is_none_is_refused_on_all_ranks(world, group, folder, rea
     with pytest.raises(UserError) as caught:
         tiny.distributed(world, settings, 12)
     assert f"hardware.shared_folder={folder}" in caught.value.message and reason in caught.value.message
+    assert "a folder of every node that this user may write to" in caught.value.hint
     assert tiny.same_everywhere(world, [caught.value.message, caught.value.hint])
 
 

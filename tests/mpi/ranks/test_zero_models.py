@@ -29,7 +29,7 @@ class Drawn(nn.Module):
 
 
 class Odd(Drawn):
-    """Of four matrices one is frozen, one used twice, one used by the last rank alone, and one by nobody."""
+    """Of four matrices one is frozen, one used twice, one used by another rank in each step, and one by nobody."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ def train(strategy, model, world, steps):
     for step in range(steps):
         strategy.begin()
         strategy.before_backward(last=True)
-        model(inputs(step, world.rank), world.rank == world.size - 1).backward()
+        model(inputs(step, world.rank), world.rank == step % world.size).backward()
         strategy.after_micro_batch()
         strategy.reduce()
         strategy.update(1.0, RATE)
@@ -82,7 +82,7 @@ def in_plain_pytorch(model, world, settings, steps):
         optimizer.zero_grad(set_to_none=False)
         for parameter in trained.values():
             parameter.grad = torch.zeros_like(parameter)
-        sum(model(inputs(step, rank), rank == world.size - 1) for rank in range(world.size)).backward()
+        sum(model(inputs(step, rank), rank == step % world.size) for rank in range(world.size)).backward()
         optimizer.step()
 
 
