@@ -55,12 +55,13 @@ def slowest(seconds: dict[str, list[float]], world) -> dict[str, list[float]]:
 def against_peer(world, settings, source, options) -> dict:
     """Ours and the peer's samples/s and their ratio. Collective."""
     import torch.distributed as dist
-    from peers.plain_ddp import PlainStep
+    from peer_sides.plain_ddp import PlainStep
 
     from ryzen_mpi.training.step import TrainingStep
 
     batch = settings.training.batch_size * world.size
-    ours, peer = TrainingStep(settings, source, world.rank, world.size, batch), PlainStep(settings, source)
+    ours = TrainingStep(settings, source, world.rank, world.size, batch)
+    peer = PlainStep(settings, source, dist.new_group(backend="gloo"))  # the default group may be our own backend
     communication: list[float] = []
     sides = {"ours": lambda: communication.append(ours.run().communication_s), "peer": peer.run}
     seconds = slowest(alternate(sides, options.rounds, options.steps, dist.barrier), world)
