@@ -5,7 +5,7 @@ from __future__ import annotations
 from ryzen_mpi.config import Settings
 from ryzen_mpi.settings import load_settings
 
-ENDLESS = "training.total_epochs=1000000"
+ENDLESS = "training.total_epochs=1000000 training.warmup_steps=0 training.schedule=constant"  # as the peers train
 CASES: dict[str, tuple[str, str, int]] = {
     "scaling": ("scaling_benchmark", f"hardware.dtype=bfloat16 {ENDLESS}", 0),
     "98m": (

@@ -119,3 +119,11 @@ def test_the_last_traceback_is_shown_without_what_the_launcher_says_about_it():
     assert "ValueError: bad" in last_words(text)
     assert last_words(text).count("mpirun") == 3
     assert last_words("a\n\nb\n") == "a\nb"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ours_learns_at_the_rate_the_peers_learn_at(case):
+    from ryzen_mpi.training.schedule import learning_rate
+
+    training = case_settings(case, None, []).training
+    assert {learning_rate(step, 10**6, training) for step in (0, 10, 1000)} == {training.learning_rate}
