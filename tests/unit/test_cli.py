@@ -59,7 +59,7 @@ def test_config_shows_every_profile_with_parameters_and_memory(name):
     assert done.exit_code == 0, done.output
     shown, _, table = done.output.partition("reckoned")
     assert yaml.safe_load(shown)["training"]["seed"] == 77
-    assert "parameters" in table and "memory of 4 ranks" in table
+    assert "parameters" in table and "memory of a node of 4 ranks" in table
 
 
 def test_config_reckons_for_the_ranks_asked_for():
