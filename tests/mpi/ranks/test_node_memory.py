@@ -150,9 +150,9 @@ def test_the_ledger_says_whose_part_is_whole_and_after_how_many_updates(world, g
     seen = []
     ordinary = step.strategy.optimizer.step
 
-    def watched(rate):
+    def watched(*how):
         seen.append((int(rows[world.rank]["state"]), int(rows[world.rank]["step"])))
-        ordinary(rate)
+        ordinary(*how)
 
     step.strategy.optimizer.step = watched
     tiny.run(step, 1)
@@ -164,12 +164,12 @@ def test_a_rank_that_dies_in_an_update_is_seen_to_have_been_changing(world, grou
     tiny.run(step, 2)
     ground, last = step.strategy.ground, world.size - 1
 
-    def dies(rate):
+    def dies(*how):
         raise ArithmeticError("planted")
 
     if world.rank == last:
         step.strategy.optimizer.step = dies
-    ground.spread = lambda changed: None  # the others would wait there for it
+    ground.spread = lambda: None  # the others would wait there for it
     try:
         step.run()
     except ArithmeticError:
