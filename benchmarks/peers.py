@@ -232,9 +232,9 @@ def main() -> int:
         name = f"{options.case}, {options.ranks} ranks, {peer}"
         rows[name] = row
         print(f"{name}\n{row['error']}\n", flush=True) if "error" in row else show(name, row)
-    if options.save:
-        path = common.save("peers", {"comparisons": keep(rows, common.RESULTS / "peers.json")})
-        print(f"kept in {path.relative_to(common.RESULTS.parent.parent)}")
+        if options.save:
+            path = common.save("peers", {"comparisons": keep(rows, common.RESULTS / "peers.json")})
+            print(f"kept in {path.relative_to(common.RESULTS.parent.parent)}")
     return int(failed)
 
 

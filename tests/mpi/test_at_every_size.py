@@ -9,7 +9,7 @@ import launch
 import pytest
 
 RANKS = Path(__file__).parent / "ranks"
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
