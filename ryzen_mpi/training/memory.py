@@ -21,6 +21,8 @@ INTERPRETER_BYTES = 190 << 20
 LIBRARIES_BYTES = 230 << 20
 """Of a node: the pages of libraries that its ranks share."""
 
+SHARING_BACKENDS = ("auto", "mpi")
+"""Over which the ranks of a node share memory, as far as can be known beforehand."""
 _ITEM = {"float32": 4, "bfloat16": 2, "float64": 8}
 
 
@@ -99,7 +101,7 @@ def _state(settings: Settings, ranks: int, nodes: int, domains: int) -> list[Par
             Part("optimizer", 3 * count * wide),
             Part("arenas"),
         ]
-    shared = settings.distributed.arena and settings.distributed.backend in ("auto", "mpi")  # else a `PlainGround`
+    shared = settings.distributed.arena and settings.distributed.backend in SHARING_BACKENDS  # else a `PlainGround`
     per = settings.hardware.weights_per if shared else "rank"
     copies = {"node": 1, "numa": min(domains, ranks), "rank": ranks}[per]
     across = count * wide if nodes > 1 and shared else 0  # of a slice, what other nodes own

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.model.transformer import parameter_count
-from ryzen_mpi.training.memory import Need, need
+from ryzen_mpi.training.memory import SHARING_BACKENDS, Need, need
 from ryzen_mpi.units import bytes_text
 
 MOST_NODES = 1024
@@ -108,9 +108,9 @@ def changes(settings: Settings, ranks: int, nodes: int, domains: int = 1) -> Ite
     stages = [{"hardware.zero_stage": stage} for stage in (1, 2) if stage > settings.hardware.zero_stage]
     smaller = list(_smaller_batches(settings, ranks * nodes))
     recompute = [] if settings.hardware.gradient_checkpoint else [{"hardware.gradient_checkpoint": True}]
-    several = settings.hardware.zero_stage and settings.hardware.weights_per != "node"
-    shared = [{"hardware.weights_per": "node"}] if several else []
-    for change in (*shared, *stages, *smaller[:1], *recompute, *smaller[1:]):
+    shared = _sharing(settings)
+    alone = shared if settings.hardware.zero_stage else []
+    for change in (*alone, *stages, *smaller[:1], *recompute, *smaller[1:]):
         yield _changed(settings, change, ranks, nodes, domains)
     least: dict[str, object] = {}
     for change in (*shared, *stages[-1:], *recompute, *smaller):
@@ -118,6 +118,18 @@ def changes(settings: Settings, ranks: int, nodes: int, domains: int = 1) -> Ite
         yield _changed(settings, least, ranks, nodes, domains)
     while (nodes := 2 * nodes) <= MOST_NODES:
         yield _changed(settings, least, ranks, nodes, domains)
+
+
+def _sharing(settings: Settings) -> list[dict[str, object]]:
+    """What keeps a node from holding the weights once."""
+    found: dict[str, object] = {}
+    if settings.hardware.weights_per != "node":
+        found["hardware.weights_per"] = "node"
+    if settings.distributed.backend not in SHARING_BACKENDS:
+        found["distributed.backend"] = "mpi"
+    if not settings.distributed.arena:
+        found["distributed.arena"] = True
+    return [found] if found else []
 
 
 def _smaller_batches(settings: Settings, ranks: int) -> Iterator[dict[str, object]]:

@@ -79,13 +79,21 @@ def test_the_smallest_change_fits_and_none_before_it_does(share):
         assert earlier.need.node > room
 
 
-def test_one_copy_of_the_weights_is_proposed_before_anything_else():
-    made = settings("hardware.weights_per=numa", "distributed.backend=mpi")
+@pytest.mark.parametrize(
+    ("chosen", "proposed"),
+    [
+        (["hardware.weights_per=numa", "distributed.backend=mpi"], "hardware.weights_per=node"),
+        (["distributed.backend=gloo"], "distributed.backend=mpi"),
+        (["distributed.arena=false", "distributed.backend=auto"], "distributed.arena=true"),
+    ],
+)
+def test_one_copy_of_the_weights_is_proposed_before_anything_else(chosen, proposed):
+    made = settings(*chosen)
     room = need(made, 8, domains=4).node - 1
-    assert smallest_change(made, 8, 1, room, domains=4).text == "hardware.weights_per=node"
+    assert smallest_change(made, 8, 1, room, domains=4).text == proposed
     with pytest.raises(UserError, match="does not fit") as caught:
         check_fits(made, 8, 1, room, "told", domains=4)
-    assert caught.value.hint.startswith("hardware.weights_per=node needs ")
+    assert caught.value.hint.startswith(f"{proposed} needs ")
 
 
 def test_the_command_says_whether_it_fits_and_what_would():
