@@ -1,31 +1,23 @@
 """After an update every rank computes with what the owners' masters round to, wherever the owners are."""
 
+import nodes
 import pytest
 import tiny
 import torch
 import torch.distributed as dist
 
-from ryzen_mpi.comm.arena import Locality
 from ryzen_mpi.training.zero.ground import PlainGround
 from ryzen_mpi.training.zero.sharded import Sharded
 
 
 @pytest.fixture(params=["ordinary collectives", "one node", "nodes of 1", "nodes of 2"])
-def made(request, world, ryzen, monkeypatch):
+def made(request, world, ryzen):
     """A strategy on ordinary collectives, or on the memory of nodes that are pretended where they are several."""
     if request.param == "ordinary collectives":
         yield lambda model, settings, _: Sharded(model, settings, None, PlainGround(None), bucket_bytes=8192)
         return
-    size = world.size if request.param == "one node" else int(request.param[-1])
-    if world.size % size:
-        pytest.skip("nodes would differ")
-    discover = Locality.discover.__func__
-    monkeypatch.setattr(
-        Locality, "discover", classmethod(lambda cls, comm, ranks_per_node=None: discover(cls, comm, size))
-    )
-    group = dist.new_group(backend="ryzen")
-    yield lambda model, settings, _: Sharded(model, settings, group, bucket_bytes=8192)
-    dist.destroy_process_group(group)
+    with nodes.pretended(world.size if request.param == "one node" else int(request.param[-1])) as group:
+        yield lambda model, settings, _: Sharded(model, settings, group, bucket_bytes=8192)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
