@@ -239,10 +239,11 @@ def test_the_bytes_that_are_counted_are_those_that_mpi_was_given(nodes, name, mo
     compressor.begin()
     size = 64 * 1024
     compressor.reduce_scatter(torch.ones(nodes.size, size), torch.empty(size))
-    assert compressor.traffic.sent == sum(counted) > 0
+    assert compressor.traffic.sent == sum(counted)
+    assert (compressor.traffic.sent > 0) == (nodes.size > 1)  # where nodes differ, a rank may have no counterpart
     expected = {"none": 1, "bfloat16": 2, "float16": 2, "topk": 1 / SETTINGS.compression_share}
     expected["powersgd"] = size / (2 * (256 + 256) * SETTINGS.compression_rank)
-    assert 4 * size * (nodes.size - 1) / compressor.traffic.sent == pytest.approx(expected[name], rel=0.01)
+    assert compressor.traffic.sent * expected[name] == pytest.approx(4 * size * (nodes.size - 1), rel=0.01)
     compressor.begin()
     assert compressor.traffic == Traffic(0, 0)
 
