@@ -147,7 +147,7 @@ class Arena:
         elif self.locality.even:
             self._all_reduce_nodes(tensor, how)
         else:
-            self._all_reduce_uneven(tensor, how)
+            self._all_reduce_uneven(tensor, how, lambda whole: self._exchange(whole, how))
 
     def all_reduce_by(self, tensor: Tensor, across: Callable[[Tensor], None]) -> None:
         """The sum over all ranks, in place, where `across` gets a slice [n] and sums it over the nodes. Collective."""
@@ -161,10 +161,7 @@ class Arena:
             across(tensor[self.slice_of(count, tensor.dtype)])
             self.engine.all_gather(offset, count, tensor.element_size())
         else:
-            self.engine.all_reduce(offset, count, *how)
-            if self.locality.node.rank == 0:
-                across(tensor)
-            self.engine.broadcast(offset, count * tensor.element_size(), 0)
+            self._all_reduce_uneven(tensor, how, across)
 
     def reduce_scatter(self, tensor: Tensor, op: str = "sum") -> Tensor:
         """The sum over all ranks, of this rank's shard only: `tensor[shard_of(...)]`, returned. Collective.
@@ -177,7 +174,7 @@ class Arena:
         if self.locality.across is None:
             return tensor[mine]
         self._need_even("reduce_scatter")
-        Travelling(exchange(tensor[mine], self.locality.across, how, self.plain), self.patience).finish()
+        self._exchange(tensor[mine], how)
         return tensor[self.shard_of(tensor.numel(), tensor.dtype)]
 
     def all_gather(self, tensor: Tensor) -> None:
@@ -253,12 +250,15 @@ class Arena:
                 offset, count = self._place(pieces[index - 2])
                 self.engine.all_gather(offset, count, tensor.element_size())
 
-    def _all_reduce_uneven(self, tensor: Tensor, how: tuple[int, int, int]) -> None:
+    def _exchange(self, slice_of_node: Tensor, how: tuple[int, int, int]) -> None:
+        Travelling(exchange(slice_of_node, self.locality.across, how, self.plain), self.patience).finish()
+
+    def _all_reduce_uneven(self, tensor: Tensor, how: tuple[int, int, int], across: Callable[[Tensor], None]) -> None:
         """Nodes with different numbers of ranks cut differently: their first ranks speak for them."""
         offset, count = self._place(tensor)
         self.engine.all_reduce(offset, count, *how[:2], 1)
         if self.locality.node.rank == 0:
-            Travelling(exchange(tensor, self.locality.across, how, self.plain), self.patience).finish()
+            across(tensor)
         self.engine.broadcast(offset, count * tensor.element_size(), 0)
 
     def _gather_across(self, tensor: Tensor) -> None:

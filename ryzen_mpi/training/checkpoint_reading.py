@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.training.checkpoint_store import (
@@ -60,7 +59,7 @@ class Checkpoint:
     @property
     def tensors(self) -> Tensors:
         """All of them, by file stem ("model", "optimizer"), then by name; read now, free to be changed."""
-        return {stem: _load_tensors(self.path, f"{stem}{SUFFIX}") for stem in self.stems}
+        return {stem: dict(open_tensors(self.path, stem)) for stem in self.stems}
 
 
 def find_checkpoints(directory: Path) -> list[Path]:
@@ -170,18 +169,11 @@ def open_tensors(path: Path, stem: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and tensors of one of a checkpoint's files, read one after the other. Raises DamagedCheckpoint."""
     name = f"{stem}{SUFFIX}"
     try:
+        # Not mapped: a mapped file that another node deletes over NFS ends in SIGBUS when a page is first touched.
         file = safe_open(path / name, "pt", backend="pread")
     except (SafetensorError, OSError) as error:
         raise DamagedCheckpoint(path, name, f"is not a safetensors file ({error})") from error
     return ((key, file.get_tensor(key)) for key in file.keys())
-
-
-def _load_tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
-    try:
-        # Not mapped: a mapped file that another node deletes over NFS ends in SIGBUS when a page is first touched.
-        return load_file(path / name, backend="pread")
-    except (SafetensorError, OSError) as error:
-        raise DamagedCheckpoint(path, name, f"is not a safetensors file ({error})") from error
 
 
 def _unreadable(path: Path, name: str, error: OSError) -> UserError:

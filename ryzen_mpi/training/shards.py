@@ -15,7 +15,7 @@ from typing import Any
 
 from ryzen_mpi.rundir import write_atomic
 from ryzen_mpi.training.background import Background, explain
-from ryzen_mpi.training.checkpoint_store import SUFFIX, Tensors, check_stems, tensor_bytes, write_tensors
+from ryzen_mpi.training.checkpoint_store import SUFFIX, Tensors, tensor_bytes, write_tensors
 
 WAIT_S = 300.0
 """Seconds without any new byte of another rank before rank 0 takes a checkpoint for failed."""
@@ -39,9 +39,7 @@ class ShardWriter:
 
     def submit(self, step: int, tensors: dict[str, Any]) -> float:
         """Takes a copy of `tensors` to be written for step `step`; returns the seconds this took."""
-        named: Tensors = {stem(self.rank): tensors}
-        check_stems(named)
-        return self.background.submit(named, lambda copies: self._write(step, copies))
+        return self.background.submit({stem(self.rank): tensors}, lambda copies: self._write(step, copies))
 
     def close(self) -> None:
         """Returns when what was submitted is written."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ryzen_mpi.comm.compression.wire import PIECE_BYTES, Wire, in_rows
+from ryzen_mpi.comm.compression.wire import PIECE_BYTES, Memoryless, in_rows
 from ryzen_mpi.comm.widen import widen_sum
 
 TOP = 15
@@ -16,22 +16,13 @@ FURTHEST = 120
 """Powers of two that a row is scaled by at most: 2^120 is still a float32."""
 
 
-class Cast:
+class Cast(Memoryless):
     """See `wire.Compressor`. bfloat16: 8 bits of precision, float32's range.
 
     An all-reduce rounds twice: what every node sends, and the sum.
     """
 
     dtype = torch.bfloat16
-
-    def __init__(self, wire: Wire) -> None:
-        self.wire, self.traffic = wire, wire.traffic
-
-    def begin(self) -> None:
-        self.traffic.begin()
-
-    def keep(self) -> None:
-        pass
 
     def reduce_scatter(self, parts: Tensor, own: Tensor) -> None:
         step = max(1, PIECE_BYTES // parts.element_size() // self.wire.nodes)

@@ -5,21 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from ryzen_mpi.comm.across import add_up
-from ryzen_mpi.comm.compression.wire import PIECE_BYTES, Wire, in_rows
+from ryzen_mpi.comm.compression.wire import PIECE_BYTES, Memoryless, in_rows
 from ryzen_mpi.comm.dtypes import reduction
 
 
-class Exact:
+class Exact(Memoryless):
     """See `wire.Compressor`. Sums in the order of the nodes, in the values' own precision."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.wire, self.traffic = wire, wire.traffic
-
-    def begin(self) -> None:
-        self.traffic.begin()
-
-    def keep(self) -> None:
-        pass
 
     def reduce_scatter(self, parts: Tensor, own: Tensor) -> None:
         how = reduction(parts.dtype, "sum", self.wire.nodes)

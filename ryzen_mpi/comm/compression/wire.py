@@ -98,6 +98,19 @@ class Compressor(Protocol):
         """The sum over nodes of `values` [n], in place; the same bits on all nodes. Collective."""
 
 
+class Memoryless:
+    """Of a compressor that keeps nothing from one step to the next."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire, self.traffic = wire, wire.traffic
+
+    def begin(self) -> None:
+        self.traffic.begin()
+
+    def keep(self) -> None:
+        pass
+
+
 class Feedback:
     """Error feedback (Seide et al. 2014; Karimireddy et al. 2019): what was not sent is added to the next values.
 
