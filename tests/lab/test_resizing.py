@@ -9,9 +9,9 @@ import pytest
 
 from tests.lab.faults import link_cut
 from tests.lab.hosts import NETWORKS
-from tests.lab.jobs import REPO, SAVE_INTERVAL, LabJob, submit
+from tests.lab.jobs import REPO, LabJob, submit
 
-STEPS, BATCH = 400, 24
+STEPS, BATCH = 800, 24
 
 
 def ask(job: LabJob, ranks: int) -> tuple[subprocess.CompletedProcess, float]:
@@ -22,10 +22,9 @@ def ask(job: LabJob, ranks: int) -> tuple[subprocess.CompletedProcess, float]:
     return done, time.monotonic() - began
 
 
-def trains(job: LabJob) -> None:
-    """Until the present attempt has saved something of its own."""
-    step = job.step
-    job.wait_for(lambda: job.step >= step + SAVE_INTERVAL)
+def saves_after(job: LabJob, step: int) -> None:
+    """Until the attempt that began at `step` has saved something of its own."""
+    job.wait_for(lambda: job.step > step)
 
 
 def test_four_ranks_eight_and_four_again_train_every_sample_once(lab, table):
@@ -34,17 +33,18 @@ def test_four_ranks_eight_and_four_again_train_every_sample_once(lab, table):
     losses = whole.metrics()["training/loss"]
 
     job = submit(lab, "resize", 4, 2, f"training.max_steps={STEPS}", launcher="auto -np 4")
-    trains(job)
+    saves_after(job, 0)
     done, _ = ask(job, 9)
     assert done.returncode == 2 and "9 ranks asked for, 4 nodes of 2 hold 8" in done.stderr, done
     for ranks in (8, 4):
         before = job.records()[-1]["ranks"]
         done, seconds = ask(job, ranks)
-        assert done.returncode == 0 and done.stdout.startswith(f"{ranks} ranks train from step "), done
+        began = re.match(rf"{ranks} ranks train from step (\d+)", done.stdout)
+        assert done.returncode == 0 and began, done
         record = job.records()[-1]
         name, import_s = f"resize {before} -> {ranks} ranks", record["import_s"]
         table(name, job, ranks=before, ranks_after=ranks, down_s=seconds, import_s=import_s)
-        trains(job)
+        saves_after(job, int(began[1]))
     job.wait("COMPLETED")
 
     records = job.recovered()
