@@ -51,7 +51,6 @@ def measure(overrides: list[str]) -> None:
     from ryzen_mpi.settings import load_settings
 
     world, settings = discover(), load_settings("default", overrides)
-    keep_freed_memory()
     import torch
     import torch.distributed as dist
 
@@ -65,6 +64,7 @@ def measure(overrides: list[str]) -> None:
         model, training = settings.model, settings.training
         source = RandomTokens(model.vocab_size, model.seq_length, settings.data.num_samples, training.seed)
         step = TrainingStep(settings, source, world.rank, world.size, settings.global_batch(world.size))
+        keep_freed_memory()
         for _ in range(STEPS):
             step.run()
         dist.barrier()

@@ -5,13 +5,16 @@
     python benchmarks/peers.py --case scaling --peer plain-ddp --model plain --save
     python benchmarks/peers.py --case scaling --peer accelerate,fabric,deepspeed --save
     python benchmarks/peers.py --case 98m --ranks 4 --peer plain-ddp,zero-redundancy,fsdp2,deepspeed --save
+    python benchmarks/peers.py --case 98m --against hardware.weights_per=rank --save
 
 Every side is a job of `mpirun` of its own, on the same cores, one core a rank, one thread. In a round ours and the
 peer run after each other, in turns first; the side that does not run takes no core. Two rounds of warm-up are dropped.
 A peer has two models to choose from (peer_sides/models.py) and gets the faster one. Memory is PSS, summed over the
 ranks, of each side alone on the machine after three steps; a peer's speed is measured with glibc told to keep freed
 memory (as ours does, and as PyTorch's tuning guide would have an allocator do), its memory with glibc as it is: each
-the better for the peer. A peer that cannot run here is told with its own error, and the exit code is 1. Runs on an
+the better for the peer. With --against the peer is ours again, with other settings. In every round the ranks also
+multiply large square bfloat16 matrices, all at once: what share of that speed a side's steps reach, counting only the
+operations that the model needs, is a figure too. A peer that cannot run here is told with its own error, and the exit code is 1. Runs on an
 idle machine only, but for memory.
 """
 
@@ -33,8 +36,9 @@ from typing import Any
 import common
 from peer_sides.cases import CASES, PEERS, case_settings
 from peer_sides.job import Job, SideError
+from peer_sides.matmul import matmul_flops
 
-WARM_UP, MEMORY_STEPS, UPDATES = 2, 3, 2
+WARM_UP, MEMORY_STEPS, UPDATES, MATMULS = 2, 3, 2, 3
 KINDS = ("plain", "handwritten")
 DISTRIBUTIONS = {"accelerate": "accelerate", "fabric": "lightning", "deepspeed": "deepspeed"}
 
@@ -44,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="show cases and peers")
     parser.add_argument("--case", choices=CASES, default="scaling", help="what is trained")
     parser.add_argument("--peer", type=names, default=list(PEERS), metavar="NAME[,NAME]", help="default: all")
+    parser.add_argument("--against", type=str.split, default=[], metavar="'SECTION.KEY=VALUE...'", help="ours, so")
     parser.add_argument("--model", choices=["faster", *KINDS], default="faster", help="of the peer")
     parser.add_argument("--zero-stage", type=int, choices=[0, 1, 2], help="of ours; default: as the case has it")
     parser.add_argument("--ranks", type=int, default=2)
@@ -65,7 +70,7 @@ def names(text: str) -> list[str]:
     return found
 
 
-def launch_command(side: str, kind: str, options: argparse.Namespace, cores: int) -> list[str]:
+def launch_command(side: str, kind: str, options: argparse.Namespace, cores: int, *more: str) -> list[str]:
     """The mpirun of a side. Ours binds itself where mpirun did not; a peer is bound where the cores suffice. Pure."""
     if side == "ours":
         binding = []
@@ -74,7 +79,7 @@ def launch_command(side: str, kind: str, options: argparse.Namespace, cores: int
     else:
         binding = ["--bind-to", "none", "--oversubscribe"]
     stage = [] if options.zero_stage is None else ["--zero-stage", str(options.zero_stage)]
-    inside = ["--side", side, "--case", options.case, "--model", kind, *stage, *options.overrides]
+    inside = ["--side", side, "--case", options.case, "--model", kind, *stage, *more]
     return ["mpirun", "-np", str(options.ranks), *binding, sys.executable, __file__, *inside]
 
 
@@ -113,42 +118,54 @@ class Comparison:
         self.settings = case_settings(options.case, options.zero_stage, options.overrides)
         self.samples = self.settings.training.batch_size * options.ranks
 
-    def start(self, side: str, kind: str = KINDS[0], *more: str) -> Job:
-        """The job of `side`, up and ready. Raises SideError."""
-        return Job(side, launch_command(side, kind, self.options, self.cores) + list(more), self.options.timeout)
+    def start(self, role: str, kind: str = KINDS[0], *flags: str) -> Job:
+        """The job of `ours` or of the `peer`, up and ready. Raises SideError."""
+        side, words = "ours", self.options.overrides
+        if role == "peer":
+            side, words = self.peer, [*words, *self.options.against]
+        return Job(role, launch_command(side, kind, self.options, self.cores, *flags, *words), self.options.timeout)
 
     def measure(self) -> dict[str, Any]:
         """All figures. Raises SideError."""
         kind, trials = self.choose_model()
-        memory = {"ours": self.memory("ours", kind), "peer": self.memory(self.peer, kind)}
-        with self.start("ours") as ours, self.start(self.peer, kind) as peer:
+        memory = {role: self.memory(role, kind) for role in ("ours", "peer")}
+        with self.start("ours") as ours, self.start("peer", kind) as peer:
             jobs = {"ours": ours, "peer": peer}
             found = {name: job.ready["parameters"] for name, job in jobs.items()}
             if len(set(found.values())) > 1:
                 raise SideError(f"{self.peer} trains another model: {found} parameters")
-            words = {"run": f"run {self.options.steps}", "update": f"update {UPDATES}"}
-            runs, updates = (
-                alternate({n: lambda j=j, w=w: j.ask(w) for n, j in jobs.items()}, self.options.rounds)
-                for w in words.values()
-            )
+            asks = {name: lambda job=job: job.ask(f"run {self.options.steps}") for name, job in jobs.items()}
+            runs = alternate(asks | {"matmul": lambda: ours.ask(f"matmul {MATMULS}")}, self.options.rounds)
+            asks = {name: lambda job=job: job.ask(f"update {UPDATES}") for name, job in jobs.items()}
+            updates = alternate(asks, self.options.rounds)
             cpus = {name: job.ready["cpus"] for name, job in jobs.items()}
-        figures = self.figures(runs, updates, memory, found["ours"])
+        speed = matmul_flops(1) / statistics.median(seconds(runs.pop("matmul")))
+        figures = self.figures(runs, updates, memory, found["ours"]) | self.shares(runs, speed)
         return {"model": kind, "model_trials_s": trials, **figures, "cpus": cpus}
+
+    def shares(self, runs: dict, speed: float) -> dict[str, float]:
+        """A rank's matmul speed in floating-point operations a second, and the share of it that both sides reach."""
+        from ryzen_mpi.training.plan import work
+
+        needed = work(self.settings, self.options.ranks, 1).flops / self.options.ranks
+        reached = {f"{name}_share_of_matmul": needed / statistics.median(seconds(runs[name])) / speed for name in runs}
+        return {"matmul_flops_per_s": speed, **reached}
 
     def choose_model(self) -> tuple[str, dict[str, float]]:
         """The kind of model the peer is faster with, and the seconds a step of each that was tried."""
-        if self.options.model != "faster":
+        if self.options.model != "faster" or self.peer == "ours":
             return self.options.model, {}
         trials = {}
         for kind in KINDS:
-            with self.start(self.peer, kind) as job:
+            with self.start("peer", kind) as job:
                 job.ask(f"run {WARM_UP}")
                 trials[kind] = statistics.median(job.ask(f"run {self.options.steps}")["seconds"])
         return min(trials, key=trials.__getitem__), trials
 
-    def memory(self, side: str, kind: str) -> dict[str, int]:
+    def memory(self, role: str, kind: str) -> dict[str, int]:
         """PSS of all ranks of a side that has the machine for itself: what two sides map alike is counted once each."""
-        with self.start(side, kind, *([] if side == "ours" else ["--glibc-as-it-is"])) as job:
+        ours = role == "ours" or self.peer == "ours"
+        with self.start(role, kind, *([] if ours else ["--glibc-as-it-is"])) as job:
             job.ask(f"run {MEMORY_STEPS}")
             return job.ask("memory")
 
@@ -222,14 +239,17 @@ def main() -> int:
     if not shutil.which("mpirun"):
         sys.exit("there is no mpirun; env/run brings one")
     rows, failed = {}, False
-    for peer in options.peer:
+    for peer in ["ours"] if options.against else options.peer:
         what = {"ranks": options.ranks, "steps": options.steps, "overrides": options.overrides}
         row = {"when": time.strftime("%Y-%m-%d"), "versions": versions(peer), **what}
         try:
             row |= Comparison(peer, options).measure()
         except SideError as error:
             row["error"], failed = str(error), True
-        name = f"{options.case}, {options.ranks} ranks, {peer}"
+        name = f"{options.case}, {options.ranks} ranks, {' '.join([peer, *options.against])}"
+        if options.overrides or options.zero_stage is not None:
+            stage = [] if options.zero_stage is None else [f"stage {options.zero_stage}"]
+            name += f" ({' '.join([*stage, *options.overrides])})"
         rows[name] = row
         print(f"{name}\n{row['error']}\n", flush=True) if "error" in row else show(name, row)
         if options.save:

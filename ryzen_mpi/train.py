@@ -76,7 +76,6 @@ def train(
     console = Console(world.is_leader)
     settings = load_settings(config, overrides)
     startup.check_processes(world, settings)
-    keep_freed_memory()
     place = startup.bind_ranks(world, settings)
 
     import torch
@@ -104,6 +103,7 @@ def train(
         strategy = partial(make_strategy, domain=place.mine.domain)
         step = TrainingStep(settings, source, world.rank, world.size, batch[0], strategy)
         restore(world, step, checkpoint)
+        keep_freed_memory()  # not before: what starting up took once would stay
         total = step.total_steps
         facts = startup.model_facts(settings, source, need, batch, total, step.strategy.description)
         startup.show(console, world, settings, run, place, group, facts)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import common
 from memory import pss
+from peer_sides.matmul import matmul
 
 from ryzen_mpi.cluster.world import World, discover
 from ryzen_mpi.config import Distributed, Settings
@@ -59,16 +60,15 @@ def prepare_and_obey(
         from ryzen_mpi.startup import bind_ranks
 
         bind_ranks(world, settings)
-    from ryzen_mpi.cluster.allocator import keep_freed_memory
-
-    if not glibc_as_it_is:
-        keep_freed_memory()  # for all sides: PyTorch's tuning guide asks for an allocator that does as much
     import torch
 
+    from ryzen_mpi.cluster.allocator import keep_freed_memory
     from ryzen_mpi.data.choose import open_source
 
     torch.set_num_threads(1)
     with opened(name, world, settings, open_source(settings, None), kind) as side:
+        if not glibc_as_it_is:
+            keep_freed_memory()  # for all sides: PyTorch's tuning guide asks for an allocator that does as much
         cpus = world.exchange.allgather(sorted(os.sched_getaffinity(0)))
         answer(world, answers, {"parameters": side.parameters, "cpus": cpus})
         while (word := heard(world)) and word[0] != "quit":
@@ -97,6 +97,8 @@ def obey(word: list[str], side: Side, world: World) -> dict[str, Any]:
         }
     if word[0] == "update":
         return timed(side.update, int(word[1]), world, before=side.fill, after=side.clear)
+    if word[0] == "matmul":
+        return timed(matmul(), int(word[1]), world)
     if word[0] == "memory":
         meet(world)
         everyone = world.exchange.allgather(pss())

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ryzen_mpi.config import Settings
 from ryzen_mpi.model.attention import causal_attention
 from ryzen_mpi.model.dropout import SampleDropout
+from ryzen_mpi.model.lookup import Lookup
 from ryzen_mpi.model.loss import head_loss
 
 Keys = tuple[int, ...] | None
@@ -120,9 +121,9 @@ class Transformer(nn.Module):
         for block in self.blocks:
             block.compile(dynamic=False)
 
-    def hidden(self, tokens: Tensor, keys: Keys = None) -> Tensor:
-        """Last hidden states [batch, length, width] of `tokens` [batch, length]."""
-        x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
+    def hidden(self, tokens: Tensor, keys: Keys = None, lookup: Lookup | None = None) -> Tensor:
+        """Last hidden states [batch, length, width] of `tokens` [batch, length], by a new `lookup`."""
+        x = (lookup or Lookup())(self.token.weight, tokens) + self.position.weight[: tokens.shape[1]]
         x = self.drop(x, keys)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
@@ -140,8 +141,9 @@ class Transformer(nn.Module):
             scale: factor of the summed loss, 1 / (tokens of the global batch).
             keys: one integer a sample, from which its dropout masks are drawn.
         """
-        hidden = self.hidden(tokens, keys)
-        return head_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten(), scale)
+        lookup = Lookup()
+        hidden = self.hidden(tokens, keys, lookup).flatten(0, 1)
+        return head_loss(hidden, self.head_weight, targets.flatten(), scale, lookup if self.head is None else None)
 
 
 def parameter_count(settings: Settings) -> int:

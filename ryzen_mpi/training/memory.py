@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ryzen_mpi.config import Settings
 from ryzen_mpi.model.attention import takes_batched
-from ryzen_mpi.model.loss import CHUNK_ELEMENTS, LEAST_ROWS, TILE_ELEMENTS
+from ryzen_mpi.model.loss import TILE_ELEMENTS, chunk_rows
 from ryzen_mpi.model.transformer import parameter_count
 from ryzen_mpi.training.zero.buckets import RING
 from ryzen_mpi.training.zero.sharded import BUCKET_BYTES
@@ -135,8 +135,10 @@ def _largest_parameter(settings: Settings) -> int:
 def _logits(settings: Settings) -> int:
     model, item = settings.model, _ITEM[settings.hardware.dtype]
     rows = settings.training.batch_size * model.seq_length
-    chunk = min(rows, max(LEAST_ROWS, CHUNK_ELEMENTS // model.vocab_size)) * model.vocab_size
-    return chunk * item + TILE_ELEMENTS * max(4, item) + model.vocab_size * model.embedding_dim * (max(4, item) + item)
+    chunk = min(rows, chunk_rows(model.vocab_size, model.embedding_dim))
+    sums = (max(4, item) if chunk < rows else 0) + item  # of several chunks, and a chunk's own
+    head = model.vocab_size * model.embedding_dim * sums
+    return chunk * model.vocab_size * item + TILE_ELEMENTS * max(4, item) + head
 
 
 def activations(settings: Settings, recompute: bool | None = None) -> int:

@@ -43,13 +43,14 @@ def test_sides_alternate_take_turns_at_being_first_and_lose_their_warm_up():
     [("ours", 2, []), ("fsdp2", 2, ["--bind-to", "core"]), ("fsdp2", 4, ["--bind-to", "none", "--oversubscribe"])],
 )
 def test_a_peer_is_bound_where_the_cores_suffice_and_ours_binds_itself(side, ranks, binding):
-    command = peers.launch_command(side, "plain", options(ranks=ranks), cores=2)
+    command = peers.launch_command(side, "plain", options(ranks=ranks), 2, "hardware.weights_per=rank")
     assert command[1 : command.index(sys.executable)] == ["-np", str(ranks), *binding]
     assert command[command.index("--side") + 1] == side
+    assert command[-1] == "hardware.weights_per=rank"
 
 
 def test_the_stage_of_a_case_is_its_own_unless_told():
-    assert [case_settings(case, None, []).hardware.zero_stage for case in CASES] == [0, 2]
+    assert [case_settings(case, None, []).hardware.zero_stage for case in CASES] == [0, 2, 2]
     assert case_settings("98m", 1, ["training.batch_size=3"]).hardware.zero_stage == 1
 
 
