@@ -13,9 +13,9 @@ import time
 
 import common
 
-LENGTHS = (64, 128, 192, 256, 384, 512, 1024)
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 SHAPES = ((256, 4), (768, 12))
-ROUNDS = 15
+ROUNDS = 9
 
 
 def measure(dtype: str, length: int, width: int, heads: int) -> dict:

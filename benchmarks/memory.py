@@ -4,7 +4,8 @@
     python benchmarks/memory.py --ranks 4 hardware.zero_stage=2 model.num_layers=12 ...
 
 Every configuration trains three steps in processes of its own. Measured is PSS, which counts a page that several
-processes share once: the sum over the ranks is what the node gives. It needs no idle machine.
+processes share once: the sum over the ranks is what the node gives. Taken is the largest of samples during a step. It
+needs no idle machine.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import common
 
 STEPS = 3
+SAMPLE_S = 0.02
 SHAPES = {
     "2 M": "model.embedding_dim=192 model.num_layers=4 model.feed_forward_dim=768 model.num_heads=4",
     "14 M": "model.embedding_dim=384 model.num_layers=8 model.feed_forward_dim=1536 model.num_heads=6",
@@ -38,10 +42,30 @@ CASES = (
 )
 
 
-def pss() -> dict[str, int]:
-    """This process' share of the memory it uses, by kind, in bytes."""
-    rows = (line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+def pss(pid: int | str = "self") -> dict[str, int]:
+    """A process' share of the memory it uses, by kind, in bytes."""
+    rows = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[0].startswith("Pss")}
+
+
+def most_pss(run: Callable[[], object], world) -> dict[str, int]:
+    """PSS summed over all ranks, of one node, at its largest while all do `run`. Collective; known on rank 0."""
+    pids, samples, over = world.exchange.allgather(os.getpid()), [], threading.Event()
+
+    def sample() -> None:
+        while not over.wait(SAMPLE_S):
+            every = [pss(pid) for pid in pids]
+            samples.append({kind: sum(one[kind] for one in every) for kind in every[0]})
+
+    thread = threading.Thread(target=sample, daemon=True)
+    if world.is_leader:
+        thread.start()
+    run()
+    world.exchange.allgather(None)
+    over.set()
+    if world.is_leader:
+        thread.join()
+    return max(samples, key=lambda sample: sample["Pss"], default={})
 
 
 def measure(overrides: list[str]) -> None:
@@ -52,11 +76,11 @@ def measure(overrides: list[str]) -> None:
 
     world, settings = discover(), load_settings("default", overrides)
     import torch
-    import torch.distributed as dist
 
     from ryzen_mpi.comm.rendezvous import process_group
     from ryzen_mpi.data.random_tokens import RandomTokens
     from ryzen_mpi.model.transformer import parameter_count
+    from ryzen_mpi.training.memory import need
     from ryzen_mpi.training.step import TrainingStep
 
     torch.set_num_threads(1)
@@ -65,14 +89,13 @@ def measure(overrides: list[str]) -> None:
         source = RandomTokens(model.vocab_size, model.seq_length, settings.data.num_samples, training.seed)
         step = TrainingStep(settings, source, world.rank, world.size, settings.global_batch(world.size))
         keep_freed_memory()
-        for _ in range(STEPS):
+        for _ in range(STEPS - 1):
             step.run()
-        dist.barrier()
-        everyone = world.exchange.allgather(pss())
-        dist.barrier()
-    total = {kind: sum(one[kind] for one in everyone) for kind in everyone[0]}
+        total = most_pss(step.run, world)
+        reckoned = need(settings, world.size).steady
     if world.is_leader:
-        print(json.dumps({"parameters": parameter_count(settings), "ranks": world.size, **total}), flush=True)
+        found = {"parameters": parameter_count(settings), "ranks": world.size, "reckoned": reckoned}
+        print(json.dumps(found | total), flush=True)
 
 
 def launch(ranks: int, overrides: list[str]) -> dict:
@@ -103,7 +126,8 @@ def main() -> None:
             {"case": f"{shape} {words}".strip(), **found, "bytes_a_parameter": found["Pss"] / found["parameters"]}
         )
         print(f"{rows[-1]['case']}, {ranks} ranks: {found['Pss'] / 2**20:.0f} MiB, "
-              f"{rows[-1]['bytes_a_parameter']:.1f} B a parameter", flush=True)  # fmt: skip
+              f"{rows[-1]['bytes_a_parameter']:.1f} B a parameter, reckoned {found['reckoned'] / found['Pss']:.2f} of it",
+              flush=True)  # fmt: skip
     if options.save:
         print(f"kept in {common.save('memory', {'rows': rows})}")
 

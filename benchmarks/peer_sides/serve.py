@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 import common
-from memory import pss
+from memory import most_pss
 from peer_sides.matmul import matmul
 
 from ryzen_mpi.cluster.world import World, discover
@@ -100,9 +100,7 @@ def obey(word: list[str], side: Side, world: World) -> dict[str, Any]:
     if word[0] == "matmul":
         return timed(matmul(), int(word[1]), world)
     if word[0] == "memory":
-        meet(world)
-        everyone = world.exchange.allgather(pss())
-        return {kind: sum(one[kind] for one in everyone) for kind in everyone[0]}
+        return most_pss(side.run, world)
     raise ValueError(f"unknown word {word[0]!r}")
 
 

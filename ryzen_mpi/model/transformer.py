@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ryzen_mpi.config import Settings
 from ryzen_mpi.model.attention import causal_attention
 from ryzen_mpi.model.dropout import SampleDropout
+from ryzen_mpi.model.lean import gelu_linear, norm_linear
 from ryzen_mpi.model.lookup import Lookup
 from ryzen_mpi.model.loss import head_loss
 
@@ -68,10 +69,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, keys: Keys) -> Tensor:
         """[batch, length, width] -> the same shape."""
-        attended = self.project(causal_attention(self.qkv(self.norm_attention(x)), self.heads, self.form))
-        x = x + self.drop_attention(attended, keys)
-        fed = self.contract(F.gelu(self.expand(self.norm_feed_forward(x))))
-        return x + self.drop_feed_forward(fed, keys)
+        qkv = norm_linear(x, self.norm_attention.weight, self.qkv.weight)
+        x = x + self.drop_attention(self.project(causal_attention(qkv, self.heads, self.form)), keys)
+        expanded = norm_linear(x, self.norm_feed_forward.weight, self.expand.weight)
+        return x + self.drop_feed_forward(gelu_linear(expanded, self.contract.weight), keys)
 
 
 class Transformer(nn.Module):

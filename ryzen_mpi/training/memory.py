@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ryzen_mpi.config import Settings
-from ryzen_mpi.model.attention import takes_batched
+from ryzen_mpi.model.attention import kept_scores, takes_batched
 from ryzen_mpi.model.loss import TILE_ELEMENTS, chunk_rows
 from ryzen_mpi.model.transformer import parameter_count
 from ryzen_mpi.training.zero.buckets import RING
@@ -150,9 +150,9 @@ def activations(settings: Settings, recompute: bool | None = None) -> int:
     recompute = hardware.gradient_checkpoint if recompute is None else recompute
     width, length = model.embedding_dim, model.seq_length
     rows = settings.training.batch_size * length
-    block = 9 * width + 2 * model.feed_forward_dim  # norms' inputs and outputs, q k v, attention's output, feed-forward
+    block = rows * (6 * width + model.feed_forward_dim)  # both norms' inputs, q k v, attention's output, GELU's input
     if takes_batched(length, hardware.dtype, hardware.attention):
-        block += model.num_heads * length
-    kept = model.num_layers * (width if recompute else block)
-    transient = block if recompute else 0
-    return rows * _ITEM[hardware.dtype] * (kept + transient + 3 * width)
+        block += settings.training.batch_size * model.num_heads * kept_scores(length)
+    kept = model.num_layers * (rows * width if recompute else block) + (block if recompute else 0)
+    within = rows * (3 * width + 2 * model.feed_forward_dim)  # of the block that backward is in
+    return _ITEM[hardware.dtype] * (kept + within)
