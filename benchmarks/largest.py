@@ -20,8 +20,7 @@ from peer_sides.job import Job, SideError
 from peers import PEERS, launch_command
 
 SHAPE = (
-    "model.embedding_dim=1024 model.num_heads=16 model.feed_forward_dim=4096 model.seq_length=128 "
-    "training.batch_size=1"
+    "model.embedding_dim=1024 model.num_heads=16 model.feed_forward_dim=4096 model.seq_length=128 training.batch_size=1"
 ).split()
 STEPS, FIRST_LAYERS, GROWTH, NEAR = 3, 8, 1.6, 1.1
 KILL_FIRST = "1000"

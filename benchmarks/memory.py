@@ -3,25 +3,26 @@
     python benchmarks/memory.py [--save]                       # the configurations below, at 2 and 4 ranks
     python benchmarks/memory.py --ranks 4 hardware.zero_stage=2 model.num_layers=12 ...
 
-Every configuration trains three steps in processes of its own. Measured is PSS, which counts a page that several
-processes share once: the sum over the ranks is what the node gives. Taken is the largest of samples during a step. It
-needs no idle machine.
+Every configuration is a main job of four steps, an evaluation and a checkpoint. Measured is PSS, which counts a page
+that several processes share once: the sum over the ranks is what the node gives. Taken is the largest of samples over
+the whole job. It needs no idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import common
+import psutil
 
-STEPS = 3
 SAMPLE_S = 0.02
 SHAPES = {
     "2 M": "model.embedding_dim=192 model.num_layers=4 model.feed_forward_dim=768 model.num_heads=4",
@@ -30,7 +31,10 @@ SHAPES = {
     "98 M": "model.embedding_dim=768 model.num_layers=12 model.feed_forward_dim=3072 model.num_heads=12",
     "300 M": "model.embedding_dim=1024 model.num_layers=24 model.feed_forward_dim=4096 model.num_heads=16",
 }
-COMMON = "data.source=random data.num_samples=4096 training.batch_size=2 model.seq_length=256"
+COMMON = (
+    "data.source=random data.num_samples=4096 training.batch_size=2 model.seq_length=256 training.max_steps=4 "
+    "training.eval_samples=4"
+)
 CASES = (
     ("2 M", 4, "hardware.dtype=float32 model.vocab_size=2048"),
     ("14 M", 2, "hardware.dtype=float32 model.vocab_size=2048"),
@@ -48,75 +52,68 @@ def pss(pid: int | str = "self") -> dict[str, int]:
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[0].startswith("Pss")}
 
 
-def most_pss(run: Callable[[], object], world) -> dict[str, int]:
-    """PSS summed over all ranks, of one node, at its largest while all do `run`. Collective; known on rank 0."""
-    pids, samples, over = world.exchange.allgather(os.getpid()), [], threading.Event()
+class Sampler:
+    """Samples of the PSS of some processes together, taken beside while the context is open.
 
-    def sample() -> None:
-        while not over.wait(SAMPLE_S):
-            every = [pss(pid) for pid in pids]
-            samples.append({kind: sum(one[kind] for one in every) for kind in every[0]})
+    Attributes:
+        most: the largest, by kind.
+    """
 
-    thread = threading.Thread(target=sample, daemon=True)
-    if world.is_leader:
-        thread.start()
-    run()
-    world.exchange.allgather(None)
-    over.set()
-    if world.is_leader:
-        thread.join()
-    return max(samples, key=lambda sample: sample["Pss"], default={})
+    def __init__(self, pids: Callable[[], list[int]]) -> None:
+        self.most: dict[str, int] = {"Pss": 0}
+        self._pids, self._over = pids, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
 
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
 
-def measure(overrides: list[str]) -> None:
-    """On every rank: trains, and rank 0 prints what all take."""
-    from ryzen_mpi.cluster.allocator import keep_freed_memory
-    from ryzen_mpi.cluster.world import discover
-    from ryzen_mpi.settings import load_settings
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
-    world, settings = discover(), load_settings("default", overrides)
-    import torch
-
-    from ryzen_mpi.comm.rendezvous import process_group
-    from ryzen_mpi.data.random_tokens import RandomTokens
-    from ryzen_mpi.model.transformer import parameter_count
-    from ryzen_mpi.training.memory import need
-    from ryzen_mpi.training.step import TrainingStep
-
-    torch.set_num_threads(1)
-    with process_group(world, settings.distributed):
-        model, training = settings.model, settings.training
-        source = RandomTokens(model.vocab_size, model.seq_length, settings.data.num_samples, training.seed)
-        step = TrainingStep(settings, source, world.rank, world.size, settings.global_batch(world.size))
-        keep_freed_memory()
-        for _ in range(STEPS - 1):
-            step.run()
-        total = most_pss(step.run, world)
-        reckoned = need(settings, world.size).steady
-    if world.is_leader:
-        found = {"parameters": parameter_count(settings), "ranks": world.size, "reckoned": reckoned}
-        print(json.dumps(found | total), flush=True)
+    def _sample(self) -> None:
+        while not self._over.wait(SAMPLE_S):
+            every = []
+            for pid in self._pids():
+                with contextlib.suppress(OSError):  # it has ended
+                    every.append(pss(pid))
+            total = {kind: sum(one.get(kind, 0) for one in every) for kind in (every or [{}])[0]}
+            self.most = max(self.most, total, key=lambda sample: sample.get("Pss", 0))
 
 
 def launch(ranks: int, overrides: list[str]) -> dict:
-    """The figures of one configuration, in processes of its own."""
-    command = ["mpirun", "-np", str(ranks), sys.executable, __file__, "--inside", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(overrides)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """What the main job took and what was reckoned, saving included. SystemExit with what it said where it fails."""
+    from ryzen_mpi.model.transformer import parameter_count
+    from ryzen_mpi.settings import load_settings
+    from ryzen_mpi.training.memory import need
+
+    settings = load_settings("default", overrides)
+    with tempfile.TemporaryDirectory(prefix="memory-", dir="/var/tmp") as folder:
+        words = ["--run-dir", f"{folder}/run", *overrides]
+        command = ["mpirun", "-np", str(ranks), sys.executable, "-m", "ryzen_mpi.train", *words]
+        job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        with Sampler(lambda: descendants(job.pid)) as sampler:
+            said, _ = job.communicate()
+    if job.returncode:
+        sys.exit(f"{' '.join(overrides)} failed:\n{said}")
+    reckoned = need(settings, ranks).node
+    return {"parameters": parameter_count(settings), "ranks": ranks, "reckoned": reckoned, **sampler.most}
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that `pid` has started, and those that they have."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    return []
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE")
     options = parser.parse_args()
-    if options.inside:
-        measure(options.overrides)
-        return
     cases = [("", options.ranks, " ".join(options.overrides))] if options.overrides else CASES
     rows = []
     for shape, ranks, words in cases:
@@ -125,9 +122,9 @@ def main() -> None:
         rows.append(
             {"case": f"{shape} {words}".strip(), **found, "bytes_a_parameter": found["Pss"] / found["parameters"]}
         )
+        share = found["reckoned"] / found["Pss"]
         print(f"{rows[-1]['case']}, {ranks} ranks: {found['Pss'] / 2**20:.0f} MiB, "
-              f"{rows[-1]['bytes_a_parameter']:.1f} B a parameter, reckoned {found['reckoned'] / found['Pss']:.2f} of it",
-              flush=True)  # fmt: skip
+              f"{rows[-1]['bytes_a_parameter']:.1f} B a parameter, {share:.2f} of it reckoned", flush=True)  # fmt: skip
     if options.save:
         print(f"kept in {common.save('memory', {'rows': rows})}")
 

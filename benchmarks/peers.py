@@ -9,13 +9,14 @@
 
 Every side is a job of `mpirun` of its own, on the same cores, one core a rank, one thread. In a round ours and the
 peer run after each other, in turns first; the side that does not run takes no core. Two rounds of warm-up are dropped.
-A peer has two models to choose from (peer_sides/models.py) and gets the faster one. Memory is PSS, summed over the
-ranks, at its largest during the fourth step of each side alone on the machine; a peer's speed is measured with glibc told to keep freed
-memory (as ours does, and as PyTorch's tuning guide would have an allocator do), its memory with glibc as it is: each
-the better for the peer. With --against the peer is ours again, with other settings. In every round the ranks also
-multiply large square bfloat16 matrices, all at once: what share of that speed a side's steps reach, counting only the
-operations that the model needs, is a figure too. A peer that cannot run here is told with its own error, and the exit code is 1. Runs on an
-idle machine only, but for memory.
+A peer has two models to choose from (peer_sides/models.py) and gets the faster one. With --against the peer is ours
+again, with other settings. In every round the ranks also multiply large square bfloat16 matrices, all at once: what
+share of that speed a side's steps reach, counting the operations that the model needs, is a figure too.
+
+Memory is PSS, summed over the ranks, at its largest during the fourth step of each side, which has the machine for
+itself. A peer's speed is measured with glibc told to keep freed memory (as ours does, and as PyTorch's tuning guide
+would have an allocator do), its memory with glibc as it is: each the better for the peer. A peer that cannot run here
+is told with its own error, and the exit code is 1. Runs on an idle machine only, but for memory.
 """
 
 from __future__ import annotations

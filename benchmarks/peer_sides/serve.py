@@ -14,13 +14,13 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
 import common
-from memory import most_pss
-from peer_sides.matmul import matmul
+from memory import Sampler
 
+from peer_sides.matmul import matmul
 from ryzen_mpi.cluster.world import World, discover
 from ryzen_mpi.config import Distributed, Settings
 
@@ -100,7 +100,11 @@ def obey(word: list[str], side: Side, world: World) -> dict[str, Any]:
     if word[0] == "matmul":
         return timed(matmul(), int(word[1]), world)
     if word[0] == "memory":
-        return most_pss(side.run, world)
+        pids = world.exchange.allgather(os.getpid())
+        with Sampler(lambda: pids) if world.is_leader else nullcontext() as sampler:
+            side.run()
+            meet(world)
+        return sampler.most if world.is_leader else {}
     raise ValueError(f"unknown word {word[0]!r}")
 
 

@@ -16,9 +16,9 @@ from ryzen_mpi.training.zero.buckets import RING
 from ryzen_mpi.training.zero.sharded import BUCKET_BYTES
 from ryzen_mpi.units import bytes_text
 
-INTERPRETER_BYTES = 190 << 20
+INTERPRETER_BYTES = 175 << 20
 """Of a rank alone: Python with torch, numpy and MPI loaded, before the model."""
-LIBRARIES_BYTES = 230 << 20
+LIBRARIES_BYTES = 180 << 20
 """Of a node: the pages of libraries that its ranks share."""
 
 SHARING_BACKENDS = ("auto", "mpi")

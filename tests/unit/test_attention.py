@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ryzen_mpi.model import attention
 from ryzen_mpi.model.attention import BATCHED_UP_TO, causal_attention, naive_causal_attention, takes_batched
 
 SHAPES = [(1, 1, 8, 1), (2, 5, 12, 3), (3, 17, 32, 4)]  # batch, length, width, heads
@@ -41,6 +42,29 @@ def test_float64_agrees_with_the_book(form, shape):
     expected = value_and_gradient(lambda x: naive_causal_attention(x, heads), qkv)
     found = value_and_gradient(lambda x: causal_attention(x, heads, form), qkv)
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept_up_to", [0, 512])
+@pytest.mark.parametrize("block", [1, 4, 16, 17])
+def test_any_block_agrees_with_the_book_whether_its_softmax_is_kept_or_formed_again(monkeypatch, block, kept_up_to):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention, "KEPT_UP_TO", kept_up_to)
+    qkv = made(3, 17, 32)
+    expected = value_and_gradient(lambda x: naive_causal_attention(x, 4), qkv)
+    found = value_and_gradient(lambda x: causal_attention(x, 4, "batched"), qkv)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 100, 128, 129, 512, 513])
+def test_what_is_kept_is_what_the_memory_plan_reckons_with(length):
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        causal_attention(made(1, length, 2).requires_grad_(), 2, "batched")
+    scores = [t.numel() for t in kept if t.shape[-1] != 1]  # q, k and v have heads of one
+    if length == 1:
+        assert attention.kept_scores(1) == 1
+    else:
+        assert sum(scores) == 2 * attention.kept_scores(length)
 
 
 def test_the_batched_gradient_is_the_derivative():
