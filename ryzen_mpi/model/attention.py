@@ -121,14 +121,18 @@ class _Batched(torch.autograd.Function):
 
 
 def _mask(q: Tensor) -> Tensor:
-    """What is added to a block's scores of its own keys."""
-    size = min(BLOCK, q.shape[1])
-    return torch.full((size, size), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
+    """[block, length + block], of which a block adds as many columns to its scores as it has keys: the last are ahead."""
+    length = q.shape[1]
+    size = min(BLOCK, length)
+    mask = q.new_zeros(size, length + size)
+    mask[:, length:] = torch.full((size, size), -math.inf, dtype=q.dtype).triu_(1)
+    return mask
 
 
 def _softmax(rows: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     """P of some queries, of all heads; the keys end where the queries end."""
-    p = torch.bmm(rows, keys.transpose(1, 2)).mul_(rows.shape[2] ** -0.5)
-    count = rows.shape[1]
-    p[:, :, -count:] += mask[:count, :count]
+    count, end = rows.shape[1], keys.shape[1]
+    last = mask.shape[1] - (mask.shape[0] - count)  # a last block may have fewer queries
+    ahead = mask[:count, last - end : last]
+    p = torch.baddbmm(ahead, rows, keys.transpose(1, 2), alpha=rows.shape[2] ** -0.5)
     return torch.softmax(p, -1, out=p)

@@ -12,8 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAN_FROM = 512
+"""Least width of a model for which `takes_lean`. What it costs is in inverse proportion to the width: 2 % of a step at
+256, 0.7 % at 768."""
+
 EPSILON = 1e-5
 """Of layer normalisation: PyTorch's default."""
+
+
+def takes_lean(width: int) -> bool:
+    """Whether a model of that width saves memory rather than passes over it."""
+    return width >= LEAN_FROM
 
 
 def norm_linear(x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ryzen_mpi.config import Settings
 from ryzen_mpi.model.attention import causal_attention
 from ryzen_mpi.model.dropout import SampleDropout
-from ryzen_mpi.model.lean import gelu_linear, norm_linear
+from ryzen_mpi.model.lean import gelu_linear, naive_gelu_linear, naive_norm_linear, norm_linear, takes_lean
 from ryzen_mpi.model.lookup import Lookup
 from ryzen_mpi.model.loss import head_loss
 
@@ -64,15 +64,18 @@ class Block(nn.Module):
         self.norm_feed_forward = Norm(width)
         self.expand = Linear(width, shape.feed_forward_dim)
         self.contract = Linear(shape.feed_forward_dim, width)
+        lean = takes_lean(width)
+        self.norm_linear = norm_linear if lean else naive_norm_linear
+        self.gelu_linear = gelu_linear if lean else naive_gelu_linear
         self.drop_attention = SampleDropout(shape.dropout, 2 * index + 1)
         self.drop_feed_forward = SampleDropout(shape.dropout, 2 * index + 2)
 
     def forward(self, x: Tensor, keys: Keys) -> Tensor:
         """[batch, length, width] -> the same shape."""
-        qkv = norm_linear(x, self.norm_attention.weight, self.qkv.weight)
+        qkv = self.norm_linear(x, self.norm_attention.weight, self.qkv.weight)
         x = x + self.drop_attention(self.project(causal_attention(qkv, self.heads, self.form)), keys)
-        expanded = norm_linear(x, self.norm_feed_forward.weight, self.expand.weight)
-        return x + self.drop_feed_forward(gelu_linear(expanded, self.contract.weight), keys)
+        expanded = self.norm_linear(x, self.norm_feed_forward.weight, self.expand.weight)
+        return x + self.drop_feed_forward(self.gelu_linear(expanded, self.contract.weight), keys)
 
 
 class Transformer(nn.Module):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ryzen_mpi.config import Settings
 from ryzen_mpi.model.attention import kept_scores, takes_batched
+from ryzen_mpi.model.lean import takes_lean
 from ryzen_mpi.model.loss import TILE_ELEMENTS, chunk_rows
 from ryzen_mpi.model.transformer import parameter_count
 from ryzen_mpi.training.zero.buckets import RING
@@ -151,6 +152,8 @@ def activations(settings: Settings, recompute: bool | None = None) -> int:
     width, length = model.embedding_dim, model.seq_length
     rows = settings.training.batch_size * length
     block = rows * (6 * width + model.feed_forward_dim)  # both norms' inputs, q k v, attention's output, GELU's input
+    if not takes_lean(width):
+        block += rows * (2 * width + model.feed_forward_dim)  # and their results
     if takes_batched(length, hardware.dtype, hardware.attention):
         block += settings.training.batch_size * model.num_heads * kept_scores(length)
     kept = model.num_layers * (rows * width if recompute else block) + (block if recompute else 0)
