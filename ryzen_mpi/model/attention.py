@@ -121,7 +121,7 @@ class _Batched(torch.autograd.Function):
 
 
 def _mask(q: Tensor) -> Tensor:
-    """[block, length + block], of which a block adds as many columns to its scores as it has keys: the last are ahead."""
+    """[block, length + block]: what a block adds to its scores are as many of the last columns as it has keys."""
     length = q.shape[1]
     size = min(BLOCK, length)
     mask = q.new_zeros(size, length + size)
