@@ -39,7 +39,7 @@ def tried(side: str, layers: int, options: argparse.Namespace) -> dict:
             row["step_s"] = job.ask(f"run {STEPS}")["seconds"][-1]
             row["pss_bytes"] = job.ask("memory")["Pss"]
     except SideError as error:
-        row["error"] = str(error).splitlines()[-1]
+        row["error"] = [line for line in str(error).splitlines() if any(map(str.isalpha, line))][-1]
     print(f"  {side}, {layers} layers: " + (row.get("error") or f"{row['parameters'] / 1e6:.0f} million parameters, "
           f"{row['step_s']:.1f} s a step, {row['pss_bytes'] / 2**30:.1f} GiB"), flush=True)  # fmt: skip
     return row

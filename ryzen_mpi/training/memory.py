@@ -19,7 +19,7 @@ from ryzen_mpi.units import bytes_text
 
 INTERPRETER_BYTES = 175 << 20
 """Of a rank alone: Python with torch, numpy and MPI loaded, before the model."""
-LIBRARIES_BYTES = 180 << 20
+LIBRARIES_BYTES = 165 << 20
 """Of a node: the pages of libraries that its ranks share."""
 
 SHARING_BACKENDS = ("auto", "mpi")

@@ -95,8 +95,14 @@ class Replicated:
         return square_sum(self.flat.gradient[share * self.rank : share * (self.rank + 1)])
 
     def layer_moments(self, layers: Mapping[str, list[int]]) -> Tensor:
-        parts = ([self.flat.view(self.flat.gradient, self.layout.places[n]) for n in layers[name]] for name in layers)
-        return torch.tensor([moments(part) for part in parts], dtype=torch.float64)
+        rows = []
+        for numbers in layers.values():  # every rank has all of it, and looks at some
+            mine = [self.layout.places[n] for n in numbers if n % self.ranks == self.rank]
+            rows.append(moments(self.flat.view(self.flat.gradient, place) for place in mine))
+        found = torch.tensor(rows, dtype=torch.float64)
+        if self.ranks > 1:
+            dist.all_reduce(found, group=self.group)
+        return found
 
     def update(self, factor: float, learning_rate: float) -> None:
         self.reducer.keep()

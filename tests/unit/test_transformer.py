@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ryzen_mpi.model import transformer
 from ryzen_mpi.model.transformer import Transformer, parameter_count
 from ryzen_mpi.settings import load_settings
 
@@ -130,3 +131,11 @@ def test_the_gradients_are_the_derivatives(tied):
                 p.view(-1)[place] -= sign * step
         numeric = (sides[0] - sides[1]) / (2 * step)
         assert gradients[name].view(-1)[place].item() == pytest.approx(numeric, rel=1e-4, abs=1e-8), name
+
+
+def test_it_trains_the_same_whether_it_keeps_activations_or_forms_them_again(monkeypatch):
+    found = []
+    for lean in (False, True):
+        monkeypatch.setattr(transformer, "takes_lean", lambda width, lean=lean: lean)
+        found.append(trained(built(), *batch(), None))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-15)

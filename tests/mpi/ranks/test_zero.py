@@ -70,6 +70,18 @@ def test_in_float64_it_equals_data_parallelism(world, data_parallel, name, make,
     equal(ours, *data_parallel(name))
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_variance_of_the_layers_gradients_is_that_of_one_rank_at_any_stage(world, group, solo, stage):
+    settings = tiny.settings(hardware__zero_stage=stage, training__log_interval=2)
+    (*_, alone, _), (*_, ours, last) = (
+        tiny.run(tiny.alone(solo, tiny.settings(training__log_interval=2), 12), 5),
+        tiny.run(tiny.distributed(world, settings, 12), 5),
+    )
+    assert len(ours.gradient_variance) == 5 and min(ours.gradient_variance) > 0  # token, position, two blocks, norm
+    assert ours.gradient_variance == pytest.approx(alone.gradient_variance, rel=1e-9)
+    assert last.gradient_variance is None
+
+
 @pytest.fixture(scope="module")
 def clusters(ryzen):
     """Groups by ranks a node: at 4 ranks 4x1 and 2x2, at 2 ranks 2x1 and 1x2, at 3 ranks 3x1 and 2+1."""
