@@ -55,8 +55,6 @@ def search(side: str, options: argparse.Namespace) -> list[dict]:
         else:
             good = layers
         layers = round(good * GROWTH) if bad is None else (good + bad) // 2
-        if bad == 1:
-            break
     return sorted(rows, key=lambda row: ("error" in row, -row["layers"]))
 
 

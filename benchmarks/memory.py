@@ -46,7 +46,7 @@ CASES = (
 )
 
 
-def pss(pid: int | str = "self") -> dict[str, int]:
+def pss(pid: int) -> dict[str, int]:
     """A process' share of the memory it uses, by kind, in bytes."""
     rows = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[0].startswith("Pss")}

@@ -200,6 +200,8 @@ class TrainingStep:
     def _variance(self) -> list[float]:
         """Variance of each layer's gradient elements. Collective."""
         places = self.strategy.layout.places
-        sums = self.strategy.layer_moments(self.layers).tolist()
+        sums = self.strategy.layer_moments(self.layers)
+        if self.ranks > 1:
+            dist.all_reduce(sums, group=self.group)
         sizes = [sum(places[number].shape.numel() for number in numbers) for numbers in self.layers.values()]
-        return [square / size - (total / size) ** 2 for (total, square), size in zip(sums, sizes, strict=True)]
+        return [square / size - (total / size) ** 2 for (total, square), size in zip(sums.tolist(), sizes, strict=True)]

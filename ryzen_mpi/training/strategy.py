@@ -53,7 +53,8 @@ class Strategy(Protocol):
         """This rank's part of the gradient's squared L2 norm; the parts of all ranks add up to it. Local."""
 
     def layer_moments(self, layers: Mapping[str, list[int]]) -> Tensor:
-        """[layers, 2] sums of the gradient and of its square, by layer (numbers of its places). Collective."""
+        """[layers, 2] this rank's part of the sums of the gradient and of its square, by layer (numbers of its places);
+        the parts of all ranks add up to them. Local."""
 
     def update(self, factor: float, learning_rate: float) -> None:
         """One update of the weights by `factor` times the gradient. Collective."""

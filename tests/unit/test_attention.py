@@ -8,17 +8,10 @@ import torch
 from ryzen_mpi.model import attention
 from ryzen_mpi.model.attention import BATCHED_UP_TO, causal_attention, naive_causal_attention, takes_batched
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [(1, 1, 8, 1), (2, 5, 12, 3), (3, 17, 32, 4)]  # batch, length, width, heads
 FORMS = pytest.mark.parametrize("form", ["batched", "fused"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of one process wait for each other for seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made(batch: int, length: int, width: int, dtype=torch.float64, spread: float = 1.0) -> torch.Tensor:

@@ -7,17 +7,10 @@ import torch
 
 from ryzen_mpi.model.lean import gelu_linear, naive_gelu_linear, naive_norm_linear, norm_linear
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS, WIDTH, OUTPUTS = (3, 7), 16, 24
 PAIRS = {"norm": (norm_linear, naive_norm_linear), "gelu": (gelu_linear, naive_gelu_linear)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of one process wait for each other for seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made(name: str, dtype=torch.float64) -> list[torch.Tensor]:

@@ -9,16 +9,9 @@ import torch.nn.functional as F
 from ryzen_mpi.model.lookup import Lookup, add_rows
 from ryzen_mpi.model.loss import head_loss, naive_head_loss
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCABULARY, WIDTH = 30, 8
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of one process wait for each other for seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made():

@@ -9,16 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ryzen_mpi.model import loss
 from ryzen_mpi.model.loss import head_loss, head_score, naive_head_loss
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS, WIDTH, VOCABULARY = 37, 16, 50
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of one process wait for each other for seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made(dtype=torch.float64, rows=ROWS, width=WIDTH, vocabulary=VOCABULARY):

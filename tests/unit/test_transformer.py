@@ -9,19 +9,12 @@ from ryzen_mpi.model import transformer
 from ryzen_mpi.model.transformer import Transformer, parameter_count
 from ryzen_mpi.settings import load_settings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = (
     "model.embedding_dim=16", "model.num_heads=2", "model.num_layers=2", "model.feed_forward_dim=24",
     "model.seq_length=10", "model.vocab_size=300", "hardware.dtype=float64",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the threads of one process wait for each other for seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(*overrides: str):

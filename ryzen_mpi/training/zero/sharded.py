@@ -18,7 +18,6 @@ from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.first import first_values
 from ryzen_mpi.training.flat import Layout, Place, trained_parameters
 from ryzen_mpi.training.optimizer import FlatOptimizer
-from ryzen_mpi.training.reduce import world_size
 from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, moments, square_sum
 from ryzen_mpi.training.zero.buckets import RING, BucketRing, WholeGradient
 from ryzen_mpi.training.zero.cut import Cut
@@ -143,10 +142,7 @@ class Sharded:
             places = [self.layout.places[number] for number in layers[name]]
             spans = [span for place in places for span in self.cut.overlaps(place.offset, place.end, self.ground.me)]
             rows.append(moments(self.shard.gradient[start : start + length] for start, _, length in spans))
-        found = torch.tensor(rows, dtype=torch.float64)
-        if world_size(self.group) > 1:
-            dist.all_reduce(found, group=self.group)
-        return found
+        return torch.tensor(rows, dtype=torch.float64)
 
     def update(self, factor: float, learning_rate: float) -> None:
         self.ground.keep()
