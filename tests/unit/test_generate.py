@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from test_transformer import built, one_thread  # noqa: F401
+from test_transformer import built
 
 from ryzen_mpi.model.generate import generate
 
