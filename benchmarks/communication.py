@@ -174,8 +174,8 @@ def run(world, options) -> int:
     from ryzen_mpi.bench.memory import last_level_cache
     from ryzen_mpi.bench.options import parse_size
     from ryzen_mpi.bench.sides import open_sides
+    from ryzen_mpi.cluster.placement import bind_ranks
     from ryzen_mpi.settings import load_settings
-    from ryzen_mpi.startup import bind_ranks
 
     largest = parse_size(options.largest)
     place = bind_ranks(world, load_settings())

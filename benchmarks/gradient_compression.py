@@ -61,9 +61,9 @@ def arguments() -> argparse.Namespace:
 
 def inside(options: argparse.Namespace) -> None:
     """Measures all sides at one stage; rank 0 writes the figures. Collective."""
+    from ryzen_mpi.cluster.placement import bind_ranks
     from ryzen_mpi.cluster.world import discover
     from ryzen_mpi.settings import load_settings
-    from ryzen_mpi.startup import bind_ranks
 
     world = discover()
     settings = load_settings("default", [*MODEL, *options.overrides])

@@ -138,9 +138,9 @@ def against_no_metrics(world, settings, source, options) -> dict:
 def main() -> None:
     options = arguments()
     common.relaunch(options.ranks)
+    from ryzen_mpi.cluster.placement import bind_ranks
     from ryzen_mpi.cluster.world import discover
     from ryzen_mpi.settings import load_settings
-    from ryzen_mpi.startup import bind_ranks
 
     world = discover()
     overrides = [*options.overrides, "training.total_epochs=1000000"]

@@ -79,9 +79,9 @@ def measure(world, model: str, groups: dict, options) -> dict:
 def main() -> None:
     options = arguments()
     common.relaunch(options.ranks)
+    from ryzen_mpi.cluster.placement import bind_ranks
     from ryzen_mpi.cluster.world import discover
     from ryzen_mpi.settings import load_settings
-    from ryzen_mpi.startup import bind_ranks
 
     world = discover()
     bind_ranks(world, load_settings("scaling_benchmark"))

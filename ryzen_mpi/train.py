@@ -69,6 +69,7 @@ def train(
     """The whole job on one rank; returns the exit code. Collective. Raises UserError."""
     from ryzen_mpi import startup
     from ryzen_mpi.cluster.allocator import keep_freed_memory
+    from ryzen_mpi.cluster.placement import bind_ranks
     from ryzen_mpi.console import Console
     from ryzen_mpi.settings import load_settings
 
@@ -76,7 +77,7 @@ def train(
     console = Console(world.is_leader)
     settings = load_settings(config, overrides)
     startup.check_processes(world, settings)
-    place = startup.bind_ranks(world, settings)
+    place = bind_ranks(world, settings)
 
     import torch
 

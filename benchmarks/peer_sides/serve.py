@@ -57,7 +57,7 @@ def prepare_and_obey(
 ) -> None:
     """Makes the side ready and does what it is told, until `quit` or until nobody is left to tell. Collective."""
     if name == "ours":
-        from ryzen_mpi.startup import bind_ranks
+        from ryzen_mpi.cluster.placement import bind_ranks
 
         bind_ranks(world, settings)
     import torch

@@ -163,8 +163,8 @@ def _raise(error: UserError | None) -> None:
 
 def _prepare(world: World) -> None:
     """Each rank on its own cores, computing with one thread, as in training. Collective."""
+    from ryzen_mpi.cluster.placement import bind_ranks
     from ryzen_mpi.settings import load_settings
-    from ryzen_mpi.startup import bind_ranks
 
     place = bind_ranks(world, load_settings())
     if world.is_leader:

@@ -23,10 +23,9 @@ def world():
 @pytest.fixture(scope="session")
 def place(world):
     """Where this rank was bound, as the main job binds it."""
-    from ryzen_mpi import startup
     from ryzen_mpi.config import Settings
 
-    return startup.bind_ranks(world, Settings())
+    return bind_ranks(world, Settings())
 
 
 @pytest.fixture(scope="session")
