@@ -23,6 +23,7 @@ def world():
 @pytest.fixture(scope="session")
 def place(world):
     """Where this rank was bound, as the main job binds it."""
+    from ryzen_mpi.cluster.placement import bind_ranks
     from ryzen_mpi.config import Settings
 
     return bind_ranks(world, Settings())
