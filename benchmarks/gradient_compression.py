@@ -12,7 +12,6 @@ It says nothing of what is learnt in a step; tests/mpi/ranks/test_compressed_tra
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import sys
@@ -50,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=8, help="alternations of the sides")
     parser.add_argument("--steps", type=int, default=3, help="steps of a side in a round")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--plot", metavar="FILE", help="draw it (needs matplotlib)")
+    parser.add_argument("--plot", metavar="FILE", help="draw it")
     parser.add_argument("--inside", metavar="FILE", help=argparse.SUPPRESS)  # the job's part, on every rank
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE")
     return parser.parse_intermixed_args()
@@ -206,8 +205,6 @@ def main() -> None:
     if options.inside:
         inside(options)
         return
-    if options.plot and not importlib.util.find_spec("matplotlib"):  # not after an hour of measuring
-        sys.exit("--plot needs matplotlib: pip install ryzen-mpi[plot]")
     found = in_lab(options)
     for stage, rows in found.items():
         break_evens = {}

@@ -109,17 +109,8 @@ def _dataset(group: Any, name: str, values: np.ndarray, unit: str, description: 
     dataset.attrs["units"], dataset.attrs["description"] = unit, description
 
 
-def check_plot() -> None:
-    """Raises UserError where there is nothing to plot with. Local."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("--plot needs matplotlib, which is not installed", "pip install matplotlib") from None
-
-
 def write_plot(result: Result | Pairs, path: Path) -> None:
     """Draws the figures into a picture file of any kind matplotlib knows. Local. Raises UserError."""
-    check_plot()
     import matplotlib
 
     matplotlib.use("Agg")  # no display on a cluster

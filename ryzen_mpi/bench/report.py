@@ -27,10 +27,6 @@ def check_targets(json_path: str | None, hdf5_path: str | None, plot_path: str |
     for path, option in ((json_path, "--json"), (hdf5_path, "--hdf5"), (plot_path, "--plot")):
         if path is not None:
             check_parent(path, option)
-    if plot_path is not None:
-        from ryzen_mpi.bench.files import check_plot
-
-        check_plot()
     if save and not RESULTS.parent.is_dir():
         raise UserError("--save keeps results in a checkout of ryzen_mpi, and this is none", "--json FILE")
 

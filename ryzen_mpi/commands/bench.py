@@ -62,7 +62,7 @@ def _leave_together(error: UserError) -> None:
 @click.option("-M", "memory", metavar="BYTES", help="Memory of a backend's buffers on a rank.  [default: 512M]")
 @click.option("--json", "json_path", metavar="FILE", help="Keep the figures as JSON, with the machine.")
 @click.option("--hdf5", "hdf5_path", metavar="FILE", help="Keep the figures as HDF5, with units.")
-@click.option("--plot", "plot_path", metavar="FILE.png", help="Draw them (needs matplotlib).")
+@click.option("--plot", "plot_path", metavar="FILE.png", help="Draw them.")
 @click.option("--save", is_flag=True, help="Keep them in benchmarks/results/ of the checkout.")
 def command(name: str | None, list_all: bool, ranks: int | None, **words: Any) -> None:
     """Measure communication: OSU's benchmarks, `ryzen-mpi bench --list`, on several backends in one launch.

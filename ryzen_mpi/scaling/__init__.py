@@ -1,0 +1,1 @@
+"""How throughput follows the number of ranks: measured, decomposed, fitted, predicted."""

@@ -1,0 +1,1 @@
+"""The checks, a file a family. Each measures and tells; whether that is enough, the phase's thresholds say."""
