@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from ryzen_mpi.cluster.topology import cpulist_text
-from ryzen_mpi.report.content import Advice
+from ryzen_mpi.report.content import Advice, by_urgency
 from ryzen_mpi.report.run_facts import Place, RunFacts
 from ryzen_mpi.report.run_measures import (
     communication_share,
@@ -32,13 +32,10 @@ HELD = 0.02
 """Share of a run's time that saving may hold the steps up."""
 ENOUGH_STEPS, WIDE = 30, 0.05
 
-_ORDER = {"act": 0, "watch": 1, "note": 2}
-
 
 def advise(facts: RunFacts) -> tuple[Advice, ...]:
     """All that the rules have to say of a run, what asks for an act first."""
-    found = [advice for rule in RULES for advice in rule(facts)]
-    return tuple(sorted(found, key=lambda advice: _ORDER[advice.level]))
+    return by_urgency(advice for rule in RULES for advice in rule(facts))
 
 
 def slow_rank(facts: RunFacts) -> Iterator[Advice]:

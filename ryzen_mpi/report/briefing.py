@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ryzen_mpi.report.content import Advice, Badge, Headline, Report, Section, Shown, Table
+from ryzen_mpi.report.content import Advice, Badge, Headline, Report, Section, Shown, Table, by_urgency
 from ryzen_mpi.report.phase_report import three
 from ryzen_mpi.report.pictures.verdicts import Point, trend
 from ryzen_mpi.report.results_facts import ResultsFacts, Row, Verdict
@@ -106,13 +106,9 @@ def find_risks(facts: ResultsFacts) -> tuple[Advice, ...]:
         found.append(Advice("watch", _brief(f"{verdict}: {names}")))
     problems = [(r.check, p) for r in facts.newest().values() for p in (*r.findings.impossible, *r.findings.problems)]
     found += [Advice("act", _brief(clean(f"{check}: {problem}"))) for check, problem in problems]
-    found.sort(key=lambda advice: advice.level)
+    found = by_urgency(found)
     more = len(found) - MOST_RISKS
-    return (
-        tuple(found)
-        if more <= 0
-        else (*found[: MOST_RISKS - 1], Advice("watch", f"{more + 1} more, in the phase report"))
-    )
+    return found if more <= 0 else (*found[: MOST_RISKS - 1], Advice("watch", f"{more + 1} more, in the phase report"))
 
 
 def next_step(facts: ResultsFacts) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ryzen_mpi.report.texts import interval_text, number_text, with_unit
+from ryzen_mpi.report.texts import interval_text, number_text, rounded, with_unit
 
 Tone = Literal["good", "warn", "bad", "unknown", "plain"]
 Level = Literal["act", "watch", "note"]
@@ -50,17 +51,33 @@ class Shown:
     @property
     def number(self) -> str:
         """The value without its unit, or that there is none."""
-        return UNMEASURED if self.value is None else number_text(self.value)
+        return UNMEASURED if self.value is None else number_text(self._rounded(self.value))
 
     @property
     def text(self) -> str:
         """The value with its unit."""
-        return UNMEASURED if self.value is None else with_unit(self.value, self.unit)
+        return UNMEASURED if self.value is None else with_unit(self._rounded(self.value), self.unit)
 
     @property
     def spread(self) -> str:
         """Interval and n as a person reads them; empty where neither is known."""
-        return "" if self.value is None else interval_text(self.low, self.high, self.n, self.confidence)
+        return "" if self.value is None else interval_text(*self._bounds, self.n, self.confidence)
+
+    @property
+    def short_spread(self) -> str:
+        """As `spread`, for a cell of a table that says once what it is: "259 to 267, n 40"."""
+        if self.value is None:
+            return ""
+        low, high = self._bounds
+        ends = "" if low is None or high is None else f"{number_text(low)} to {number_text(high)}"
+        return ", ".join(filter(None, (ends, "" if self.n is None else f"n {self.n:,}")))
+
+    @property
+    def _bounds(self) -> tuple[float | None, float | None]:
+        return tuple(None if bound is None else self._rounded(bound) for bound in (self.low, self.high))
+
+    def _rounded(self, value: float) -> float:
+        return rounded(value, self.low, self.high)
 
 
 Cell = str | Shown | Badge
@@ -68,11 +85,24 @@ Cell = str | Shown | Badge
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns. A column of figures is set flush right."""
+    """Rows under columns."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     title: str = ""
+
+    def is_flush_right(self, column: int) -> bool:
+        """Whether all of a column are figures, or plain numbers."""
+        cells = [row[column] for row in self.rows]
+        return bool(cells) and all(isinstance(cell, Shown) or _is_number(cell) for cell in cells)
+
+    @property
+    def has_intervals(self) -> bool:
+        return any(isinstance(cell, Shown) and cell.spread for row in self.rows for cell in row)
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, str) and cell.replace(",", "").replace(".", "", 1).isdigit()
 
 
 @dataclass(frozen=True)
@@ -83,6 +113,7 @@ class Picture:
         name: unique in its report; of letters, digits and dashes.
         title: stands above it.
         words: what it shows, for who cannot see it.
+        half: two of them stand side by side on a wide page.
     """
 
     name: str
@@ -90,6 +121,7 @@ class Picture:
     words: str
     wide: str
     narrow: str
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +137,11 @@ class Advice:
     def sentence(self) -> str:
         """What was seen, with its cause where one is known."""
         return f"{self.what}: {self.why}" if self.why else self.what
+
+
+def by_urgency(found: Iterable[Advice]) -> tuple[Advice, ...]:
+    """What asks for an act first; otherwise in the order found."""
+    return tuple(sorted(found, key=lambda advice: ("act", "watch", "note").index(advice.level)))
 
 
 @dataclass(frozen=True)

@@ -76,16 +76,10 @@ def to_html(report: Report) -> str:
     environment.tests |= {
         "shown": lambda cell: isinstance(cell, Shown),
         "badge": lambda cell: isinstance(cell, Badge),
-        "numeric": is_numeric,
     }
     environment.filters |= {"moment": moment_text, "svg": Markup}
     style = Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
     return environment.get_template("report.html.j2").render(report=report, style=style, levels=LEVELS)
-
-
-def is_numeric(cell: Cell) -> bool:
-    """Whether a cell stands flush right: a figure, or a text that is a plain number."""
-    return isinstance(cell, Shown) or isinstance(cell, str) and cell.replace(",", "").replace(".", "", 1).isdigit()
 
 
 # -- Markdown ---------------------------------------------------------------------------------------------------------
@@ -130,7 +124,7 @@ def _md_figures(figures: tuple[Shown, ...]) -> Iterator[str]:
 def _md_table(table: Table) -> Iterator[str]:
     if table.title:
         yield from (f"**{_md(table.title)}**", "")
-    right = [bool(table.rows) and all(is_numeric(row[i]) for row in table.rows) for i in range(len(table.columns))]
+    right = [table.is_flush_right(column) for column in range(len(table.columns))]
     yield "| " + " | ".join(map(_md, table.columns)) + " |"
     yield "|" + "|".join("---:" if flush else "---" for flush in right) + "|"
     for row in table.rows:

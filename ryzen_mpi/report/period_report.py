@@ -12,7 +12,7 @@ from ryzen_mpi.errors import UserError
 from ryzen_mpi.figures import median
 from ryzen_mpi.report.advice import advise
 from ryzen_mpi.report.check_list import PERIODS, Found, Records, check_list, of_state
-from ryzen_mpi.report.content import Advice, Badge, Headline, Picture, Report, Section, Shown, Table, Tone
+from ryzen_mpi.report.content import Advice, Badge, Headline, Report, Section, Shown, Table, Tone, by_urgency
 from ryzen_mpi.report.pictures.verdicts import Point, trend
 from ryzen_mpi.report.read_run import is_run, read_run
 from ryzen_mpi.report.results_facts import ResultsFacts, is_results, read_results
@@ -40,7 +40,7 @@ def period_report(period: str, folder: Path, now: float) -> Report:
     advice = _advice(runs)
     sections = (
         Section("Check list", (_ABOUT,), tables=(_list_table(found),)),
-        Section("Trend", pictures=tuple(_trends(runs))),
+        _trend_section(runs),
         Section("Runs", tables=_run_table(runs, now)),
         Section("Results", tables=_result_table(results)),
         Section("Advice", advice=advice),
@@ -112,7 +112,7 @@ def _list_table(found: list[Found]) -> Table:
 
 def _key(found: list[Found], runs: tuple[RunFacts, ...], results: tuple[ResultsFacts, ...]) -> Iterator[Shown]:
     done = sum(item.state == "done" for item in found)
-    yield Shown("items done", done, "", target=f"of {len(found)}")
+    yield Shown("items done", done, "", target=f"{len(found)}")
     newest = next((run for run in reversed(runs) if throughput(run) is not None), None)
     if newest is None:
         yield Shown("throughput", None, "samples/s", note="nothing was trained in the period")
@@ -124,19 +124,21 @@ def _key(found: list[Found], runs: tuple[RunFacts, ...], results: tuple[ResultsF
     yield Shown("checks", sum(len(one.results) for one in results), "", note=f"in {plural(len(results), 'folder')}")
 
 
-def _trends(runs: tuple[RunFacts, ...]) -> Iterator[Picture]:
+def _trend_section(runs: tuple[RunFacts, ...]) -> Section:
     """Throughput a day and run, of the runs with the same settings and ranks as most of the period's."""
     groups: dict[str, list[RunFacts]] = {}
     for run in runs:
         if run.measured() is not None:
             same = {key: run.settings.get(key) for key in ("model", "training", "hardware", "distributed")}
             groups.setdefault(json.dumps([same, int(run.steps.ranks[-1])], sort_keys=True, default=str), []).append(run)
-    if groups:
-        most = max(groups.values(), key=len)
-        points = [point for run in most for point in _days(run)]
-        points.sort(key=lambda point: point.moment_s)
-        title = f"Throughput, {plural(len(most), 'run')} with the same settings"
-        yield trend("trend", title, "samples/s", points)
+    if not groups:
+        return Section("Trend")
+    most = max(groups.values(), key=len)
+    points = sorted((point for run in most for point in _days(run)), key=lambda point: point.moment_s)
+    if len(points) < 2:
+        return Section("Trend", ("One day of one run is no trend.",))
+    title = f"Throughput of {plural(len(most), 'run')} with the same settings"
+    return Section("Trend", pictures=(trend("trend", title, "samples/s", points),))
 
 
 def _days(run: RunFacts) -> Iterator[Point]:
@@ -184,4 +186,4 @@ def _result_table(results: tuple[ResultsFacts, ...]) -> tuple[Table, ...]:
 def _advice(runs: tuple[RunFacts, ...]) -> tuple[Advice, ...]:
     """What the rules say of each run, the run's name before it."""
     found = [Advice(one.level, f"{run.name}: {one.what}", one.why, one.do) for run in runs for one in advise(run)]
-    return tuple(sorted(found, key=lambda one: ("act", "watch", "note").index(one.level)))
+    return by_urgency(found)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ryzen_mpi.report.content import Advice, Badge, Cell, Headline, Picture, Report, Section, Shown, Table
+from ryzen_mpi.report.content import Advice, Badge, Cell, Headline, Picture, Report, Section, Shown, Table, by_urgency
 from ryzen_mpi.report.pictures.ranks import heat_map
 from ryzen_mpi.report.pictures.verdicts import Margin, margins
 from ryzen_mpi.report.results_facts import ResultsFacts, Row, Verdict
@@ -32,7 +32,7 @@ def phase_report(facts: ResultsFacts, now: float) -> Report:
         _gate_section(verdict),
         _check_section(facts),
         Section("Between the ranks", pictures=tuple(_heat_maps(facts))),
-        Section("Advice", advice=tuple(phase_advice(facts))),
+        Section("Advice", advice=by_urgency(phase_advice(facts))),
         Section("Results refused", tuple(f"{name}: {why}" for name, why in facts.damaged)),
         missing_section(facts.missing),
     )
@@ -69,7 +69,7 @@ def three(verdict: Verdict) -> tuple[Shown, ...]:
     chosen = [row for words in THREE if (row := verdict.row(*words)) is not None]
     rest = [row for row in verdict.rows if row not in chosen]
     chosen += sorted(rest, key=lambda row: row.value is None)[: 3 - len(chosen)]
-    return tuple(shown_row(row, row.name) for row in chosen)
+    return tuple(shown_row(row, row.figure.replace("_", " ")) for row in chosen)
 
 
 def shown_row(row: Row, name: str) -> Shown:
@@ -113,7 +113,7 @@ def _margin(row: Row) -> Margin | None:
         return value / bound[1] if upwards else bound[1] / value
 
     edges = sorted((ratio(low), ratio(high)))
-    return Margin(row.name, ratio(row.value), *edges, tone=row.tone, verdict=row.verdict)
+    return Margin(row.name, row.figure.replace("_", " "), ratio(row.value), *edges, tone=row.tone, verdict=row.verdict)
 
 
 def _check_section(facts: ResultsFacts) -> Section:

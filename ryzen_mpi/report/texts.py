@@ -19,6 +19,15 @@ def number_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:.4g}"
 
 
+def rounded(value: float, low: float | None, high: float | None) -> float:
+    """`value` to the digits that its interval leaves it: one of the half width, two where that begins with 1."""
+    if low is None or high is None or not math.isfinite(high - low) or high <= low or not math.isfinite(value):
+        return value
+    half = (high - low) / 2
+    place = math.floor(math.log10(half))
+    return round(value, max(0, -place + (half < 2 * 10.0**place)))
+
+
 def with_unit(value: float, unit: str) -> str:
     """'263.1 samples/s', '97.5 %', '12'."""
     return number_text(value) if unit in _NO_SPACE else f"{number_text(value)} {unit}"

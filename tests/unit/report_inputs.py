@@ -75,6 +75,10 @@ def facts(count: int = 120, ranks: int = 4, slow: Mapping[int, float] | None = N
 def write_run(path: Path, count: int = 240, host: str = "node1", complete: bool = True, fault: bool = True) -> Path:
     """A run directory: 4 ranks, rank 3 on the cores of rank 2 and slower for it, one fault survived at step 100."""
     path.mkdir(parents=True)
+    if fault:
+        voice = EventLog(path / "events", "supervisor")
+        voice.event("attempt", "attempt 1: 4 ranks", dataset="supervisor", epoch=1, ranks=4)
+        voice.close()
     (path / "config.yaml").write_text("training:\n  save_interval: 50\n  batch_size: 16\nmodel:\n  num_layers: 2\n")
     for rank in range(4):
         log = EventLog(path / "events", rank, {"node": host, "run": path.name, "epoch": "1"})
@@ -104,7 +108,6 @@ def write_run(path: Path, count: int = 240, host: str = "node1", complete: bool 
 
 def _write_fault(path: Path, host: str) -> None:
     voice = EventLog(path / "events", "supervisor")
-    voice.event("attempt", "attempt 1: 4 ranks", dataset="supervisor", epoch=1, ranks=4)
     text = f"crashed: rank 2 on {host} was killed by SIGKILL (noticed after 12 ms, ended in 0.3 s)"
     voice.event("fault", text, "warning", dataset="supervisor", epoch=1, cause="crashed", rank=2, node=host)
     voice.event("attempt", "attempt 2: 4 ranks", dataset="supervisor", epoch=2, ranks=4)

@@ -63,15 +63,22 @@ class Size:
 
 
 def picture(
-    name: str, title: str, words: str, draw: Callable[[Figure, Size], None], height: float = 300, narrow: float = 270
+    name: str,
+    title: str,
+    words: str,
+    draw: Callable[[Figure, Size], None],
+    height: float = 300,
+    narrow: float = 270,
+    half: bool = False,
 ) -> Picture:
     """The picture that `draw(figure, size)` makes, in both sizes; `height` and `narrow` are their heights in points."""
     return Picture(
         name,
         clean(title),
         clean(words),
-        _svg(f"{name}-wide", title, words, draw, Size(760, height, False)),
-        _svg(f"{name}-narrow", title, words, draw, Size(350, narrow, True)),
+        _svg(f"{name}-wide", title, words, draw, Size(372 if half else 760, height, False)),
+        _svg(f"{name}-narrow", title, words, draw, Size(330, narrow, True)),
+        half,
     )
 
 
@@ -149,6 +156,16 @@ def legend(axes: Axes, size: Size, columns: int = 4) -> None:
     if not handles:
         return
     if size.narrow:
-        axes.figure.legend(handles, labels, loc="outside lower left", ncols=1 if columns < 2 else 2, columnspacing=1.2)
+        axes.figure.legend(handles, labels, loc="outside lower left", ncols=2, columnspacing=1.2)
+    elif len(labels) > 3:  # no room beside the name of the axis
+        axes.figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.6)
     else:
-        axes.figure.legend(handles, labels, loc="outside upper right", ncols=columns, columnspacing=1.6)
+        axes.legend(
+            handles,
+            labels,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=columns,
+            columnspacing=1.6,
+            borderaxespad=0.2,
+        )

@@ -31,7 +31,7 @@ def run_over_time(facts: RunFacts) -> Picture | None:
     def draw(figure: Figure, size: Size) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True)
         _curve(upper, x, steps.rates(), "s1")
-        upper.set_ylim(bottom=0)
+        upper.set_ylim(0, 1.2 * _highest(steps.rates()))
         name_axes(upper, "", "throughput, samples/s")
         _curve(lower, x, np.where(np.isfinite(steps.loss), steps.loss, np.nan), "s2")
         _held_out(lower, facts, steps, x)
@@ -97,6 +97,12 @@ def _held_out(axes: Axes, facts: RunFacts, steps: Steps, x: np.ndarray) -> None:
 
 def _least(values: np.ndarray) -> str:
     return number_text(float(np.nanmin(values))) if np.isfinite(values).any() else "unknown"
+
+
+def _highest(values: np.ndarray) -> float:
+    """A bound of the axis: what nearly all stay below, so that one odd step flattens nothing."""
+    finite = values[np.isfinite(values)]
+    return float(max(np.quantile(finite, 0.99), 1e-9)) if len(finite) else 1.0
 
 
 def _most(values: np.ndarray) -> str:

@@ -62,7 +62,9 @@ def efficiency(series: Series) -> Picture:
                 places, figures = zip(*known, strict=True)
                 _band(axes, np.array(places), figures, number, text)
         _rank_axis(axes, [series])
-        axes.set_ylim(bottom=0)
+        shown = [point.efficiency.low for point in series.points]
+        shown += [factor.low for point in series.points for factor in point.factors.values() if factor is not None]
+        axes.set_ylim(bottom=max(0, 10 * np.floor(10 * min(shown)) - 10))
         name_axes(axes, "ranks", f"{series.mode} scaling, %")
         legend(axes, size)
 

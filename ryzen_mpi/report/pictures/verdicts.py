@@ -13,10 +13,12 @@ from ryzen_mpi.report.pictures.canvas import SERIES, Size, colour, name_axes, pi
 from ryzen_mpi.report.texts import clean, moment_text, number_text
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SHAPES = {"good": "o", "bad": "X", "warn": "D", "unknown": "s", "plain": "o"}
-_FARTHEST = 10.0
+_FARTHEST = 4.0
+"""Times the threshold, up or down; what is beyond is an arrow at the edge."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Margin:
     """A figure over its threshold, turned so that more than 1 is on the good side; `low` and `high` of its interval."""
 
     name: str
+    figure: str
     ratio: float
     low: float
     high: float
@@ -42,19 +45,23 @@ def margins(rows: Sequence[Margin]) -> Picture:
             axes.plot(
                 [low, high], [place, place], color=colour(row.tone), linewidth=5, alpha=0.3, solid_capstyle="butt"
             )
-            axes.plot(value, place, color=colour(row.tone), marker=_SHAPES[row.tone], markersize=9, linestyle="none")
-        axes.set_yticks(range(len(rows)), [_short(row.name, 17 if size.narrow else 44) for row in rows])
+            shape = ">" if row.ratio > _FARTHEST else "<" if row.ratio < 1 / _FARTHEST else _SHAPES[row.tone]
+            axes.plot(value, place, color=colour(row.tone), marker=shape, markersize=9, linestyle="none")
+        axes.set_yticks(
+            range(len(rows)),
+            [_short(row.figure if size.narrow else row.name, 19 if size.narrow else 44) for row in rows],
+        )
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(visible=True, axis="both")
-        _ratio_axis(axes, rows)
-        name_axes(axes, "times its threshold; right of the line is better", "")
+        _ratio_axis(axes, rows, size)
+        name_axes(axes, "times its threshold" + ("" if size.narrow else "; right of the line is better"), "")
 
     said = "; ".join(f"{row.name}: {number_text(row.ratio)} times, {row.verdict}" for row in rows)
     height = 90 + 25 * len(rows)
     return picture("margins", "How far from the thresholds", said, draw, height, height + 30)
 
 
-def _ratio_axis(axes: object, rows: Sequence[Margin]) -> None:
+def _ratio_axis(axes: Axes, rows: Sequence[Margin], size: Size) -> None:
     """Logarithmic, so that half and twice are as far; wide enough for what is shown."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -62,7 +69,8 @@ def _ratio_axis(axes: object, rows: Sequence[Margin]) -> None:
     most = min(_FARTHEST, most) * 1.1
     axes.set_xscale("log")
     axes.set_xlim(1 / most, most)
-    ticks = [t for t in (0.1, 0.25, 0.5, 0.8, 1, 1.25, 2, 4, 10) if 1 / most < t < most]
+    crowded = () if most < 1.5 else (0.8, 0.9, 1.1, 1.25) if size.narrow else (0.9, 1.1)
+    ticks = [t for t in (0.25, 0.5, 0.8, 0.9, 1, 1.1, 1.25, 2, 4) if 1 / most < t < most and t not in crowded]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])
@@ -112,7 +120,7 @@ def trend(
             axes.set_xlim(-1, 1)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        name_axes(axes, label, f"{title}, {unit}" if unit not in ("", "1") else title)
+        name_axes(axes, label, "" if unit in ("", "1") else unit)
 
     said = "; ".join(f"{moment_text(p.moment_s)}: {number_text(p.value)} {unit}" for p in points[-12:])
     return picture(name, title, said, draw, height, min(height, 250))
