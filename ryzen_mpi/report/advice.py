@@ -44,7 +44,8 @@ def slow_rank(facts: RunFacts) -> Iterator[Advice]:
     for slow in slow_ranks(facts):
         if slow.more.low > UNBALANCED:
             cause, remedy = _why_slow(places.get(slow.rank), facts.places)
-            share = number_text(round(100 * slow.more.value, 1))
+            percent = 100 * slow.more.value
+            share = number_text(round(percent) if percent >= 10 else round(percent, 1))
             yield Advice("act", f"rank {slow.rank} is {share} % slower than the others", cause, remedy)
 
 

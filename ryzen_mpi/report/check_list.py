@@ -141,7 +141,7 @@ def _restarted(facts: RunFacts) -> tuple[str, str]:
         return f"{plural(len(broken), 'restart')} after a fault, the last: {broken[-1].why}", ""
     if facts.troubles:
         return facts.troubles[-1], ""
-    return "", "none" if facts.sign_s is not None else ""
+    return "", "none" if facts.places else ""
 
 
 def _finite(facts: RunFacts) -> tuple[str, str]:

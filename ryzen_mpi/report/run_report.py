@@ -54,7 +54,7 @@ def missing_section(missing: tuple[str, ...]) -> Section:
 def shown(name: str, figure: Figure | None, unit: str, absent: str, scale: float = 1.0, **more: Any) -> Shown:
     """`figure`, times `scale`, as it is shown; `absent` says why there is none."""
     if figure is None or not math.isfinite(figure.value):
-        return Shown(name, None, unit, note=absent, **more)
+        return Shown(name, None, unit, **more | {"note": absent})
     scaled = figure.mapped(lambda value: scale * value)
     return Shown(
         name, scaled.value, unit, scaled.low, scaled.high, figure.n, confidence=figure.confidence, **more
@@ -115,6 +115,8 @@ def _key(facts: RunFacts) -> Iterator[Shown]:
     ettr, broken = (facts.account or {}).get("ettr"), sum(not restart.planned for restart in facts.restarts)
     if isinstance(ettr, (int, float)):
         yield Shown("productive time", 100 * ettr, "%", note=f"of the time supervised; {plural(broken, 'fault')}")
+    elif not facts.places:
+        yield Shown("restarts", None, note="no start was recorded")
     else:
         tone = Badge("none", "good") if not facts.restarts else Badge("see below", "warn")
         yield Shown("restarts", len(facts.restarts), "", note=f"{broken} after a fault", badge=tone)
