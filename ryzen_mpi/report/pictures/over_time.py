@@ -91,7 +91,7 @@ def _held_out(axes: Axes, facts: RunFacts, steps: Steps, x: np.ndarray) -> None:
     if at:
         axes.plot(*zip(*at, strict=True), color=colour("s3"), marker="D", markersize=6, linestyle="none")
         axes.annotate(
-            "held-out", at[-1], xytext=(-8, 10), textcoords="offset points", ha="right", color=colour("s3")
+            "held-out", at[-1], xytext=(-8, 10), textcoords="offset points", ha="right", color=colour("good")
         )  # fmt: skip
 
 
