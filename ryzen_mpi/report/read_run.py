@@ -15,7 +15,7 @@ from ryzen_mpi.metrics.events import event_file, read_records
 from ryzen_mpi.metrics.reader import read_metrics
 from ryzen_mpi.metrics.record import StepRecord
 from ryzen_mpi.report.read_events import Told, read_told
-from ryzen_mpi.report.run_facts import RunFacts, Steps
+from ryzen_mpi.report.run_facts import RunFacts, Steps, batches
 from ryzen_mpi.report.texts import clean
 from ryzen_mpi.rundir import RunDirectory
 from ryzen_mpi.supervisor.files import Files
@@ -108,7 +108,7 @@ def _steps(run: RunDirectory, missing: list[str]) -> tuple[Steps | None, tuple, 
         source = log
     else:
         columns = {name: metrics[f"{group}/{name}"] for name, group in _PATHS.items()}
-        steps, source = Steps(**columns), run.metrics
+        steps, source = _as_steps(columns), run.metrics
         held_out = _evaluations(metrics)
     if not len(steps):
         missing.append("no step was recorded")
@@ -119,6 +119,10 @@ def _steps(run: RunDirectory, missing: list[str]) -> tuple[Steps | None, tuple, 
 def _evaluations(metrics: Mapping[str, np.ndarray]) -> tuple[tuple[int, float, float], ...]:
     names = ("step", "held_out_loss", "held_out_accuracy")
     return tuple(zip(*(metrics[f"evaluation/{name}"].tolist() for name in names), strict=True))
+
+
+def _as_steps(columns: dict[str, np.ndarray]) -> Steps:
+    return Steps(batch=batches(columns["step"], columns.pop("samples")), **columns)
 
 
 def _from_log(log: Path) -> tuple[Steps, tuple[tuple[int, float, float], ...]]:
@@ -143,7 +147,7 @@ def _from_log(log: Path) -> tuple[Steps, tuple[tuple[int, float, float], ...]]:
             target[: len(getattr(row, name))] = getattr(row, name)
         return values
 
-    return Steps(**{name: column(name) for name in _PATHS}), tuple(evaluations[s] for s in sorted(evaluations))
+    return _as_steps({name: column(name) for name in _PATHS}), tuple(evaluations[s] for s in sorted(evaluations))
 
 
 def _document(path: Path, missing: list[str], absent: str = "") -> dict[str, Any] | None:

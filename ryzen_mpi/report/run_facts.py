@@ -17,14 +17,14 @@ WARMUP_STEPS = 5
 class Steps:
     """The steps of a run, arrays of shape (rows,); those named rank_* (rows, ranks), NaN where there was no such rank.
 
-    Units as in metrics.signals. `first` marks rows whose step before is not known: no rate can be told for them.
+    Units as in metrics.signals. `batch`: samples of the step alone, NaN where the step before was not recorded.
     """
 
     step: np.ndarray
     wall_time_s: np.ndarray
     loss: np.ndarray
     gradient_norm: np.ndarray
-    samples: np.ndarray
+    batch: np.ndarray
     step_s: np.ndarray
     communication_s: np.ndarray
     skipped: np.ndarray
@@ -38,10 +38,8 @@ class Steps:
 
     def rates(self) -> np.ndarray:
         """Samples a second of each step, slowest rank; NaN where the samples of the step are not known."""
-        before = np.concatenate([[0 if len(self) and self.step[0] == 1 else np.nan], self.samples[:-1].astype(float)])
-        before[1:][np.diff(self.step) != 1] = np.nan
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.step_s > 0, (self.samples - before) / self.step_s, np.nan)
+            return np.where(self.step_s > 0, self.batch / self.step_s, np.nan)
 
     def starts(self) -> np.ndarray:
         """Rows where other ranks went on than before, the first row included."""
@@ -50,6 +48,15 @@ class Steps:
     def at(self, rows: np.ndarray) -> Steps:
         """These rows alone."""
         return Steps(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+
+def batches(step: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """Samples of each step, from those of the run so far. Pure."""
+    if not len(step):
+        return np.array([])
+    before = np.concatenate([[0.0 if step[0] == 1 else np.nan], samples[:-1].astype(float)])
+    before[1:][np.diff(step) != 1] = np.nan
+    return samples - before
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from metrics_records import LAYERS, step_record
 from ryzen_mpi.metrics.events import EventLog
 from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 from ryzen_mpi.metrics.record import EvaluationRecord, StepRecord
-from ryzen_mpi.report.run_facts import Place, RunFacts, Steps
+from ryzen_mpi.report.run_facts import Place, RunFacts, Steps, batches
 from ryzen_mpi.validation.result import Findings, Measured, Result, not_measurable, seal
 
 MARKUP = "<script>alert('x')</script> & $x_{1}$ **b** | c"
@@ -49,7 +49,8 @@ def steps(rows: list[StepRecord]) -> Steps:
             return np.array([getattr(row, name) for row in rows])
         return np.array([[*getattr(row, name), *[math.nan] * (width - row.ranks)] for row in rows])
 
-    return Steps(**{name: column(name) for name in Steps.__dataclass_fields__})
+    names = set(Steps.__dataclass_fields__) - {"batch"}
+    return Steps(batch=batches(column("step"), column("samples")), **{name: column(name) for name in names})
 
 
 def places(cpus: list[set[int] | None], host: str = "node1", memory: int | None = 64 * 2**30) -> tuple[Place, ...]:

@@ -88,7 +88,7 @@ def test_the_event_log_stands_in_for_metrics_that_are_missing_or_damaged(written
             (run / "metrics.h5").write_bytes(damage)
         facts = read_run(run)
         assert any("the steps are taken from rank-0000.jsonl" in text for text in facts.missing)
-        for name in ("step", "loss", "rank_step_s", "samples"):
+        for name in ("step", "loss", "rank_step_s", "batch"):
             assert np.array_equal(getattr(facts.steps, name), getattr(whole, name), equal_nan=True), name
 
 
