@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,8 +108,7 @@ def drift(facts: RunFacts) -> Slope | None:
     if steps is None:
         return None
     steps = newest_world(steps)
-    rates = steps.rates()
-    return slope(steps.step[np.isfinite(rates)], rates[np.isfinite(rates)])
+    return slope(steps.step, steps.rates())
 
 
 def memory_growth(facts: RunFacts) -> Slope | None:
@@ -123,10 +123,12 @@ def memory_growth(facts: RunFacts) -> Slope | None:
 def slope(x: np.ndarray, y: np.ndarray, least: int = 30) -> Slope | None:
     """Theil-Sen: the median of all slopes, untouched by outliers up to 29 % of the points.
 
-    Source: Sen 1968, JASA 63:1379. Many points are first taken together by medians, to MOST_FOR_SLOPES.
+    Source: Sen 1968, JASA 63:1379. Points that are no number are left out; many are first taken together by medians,
+    to MOST_FOR_SLOPES.
     """
     from scipy.stats import theilslopes
 
+    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     if len(x) < least or not np.median(y) > 0:
         return None
     n = len(x)
@@ -154,14 +156,13 @@ def spikes(steps: Steps, window: int = 25, times: float = 8.0) -> list[int]:
     The deviation is the median absolute one, scaled to a normal distribution's (1.4826), and at least 1 % of the
     median.
     """
-    found = []
-    for row in range(window, len(steps)):
-        before = steps.loss[row - window : row]
-        before = before[np.isfinite(before)]
-        if not len(before) or not np.isfinite(steps.loss[row]):
-            continue
-        middle = np.median(before)
-        spread = max(1.4826 * np.median(np.abs(before - middle)), 0.01 * abs(middle))
-        if steps.loss[row] > middle + times * spread:
-            found.append(int(steps.step[row]))
-    return found
+    loss = np.where(np.isfinite(steps.loss), steps.loss, np.nan)
+    if len(loss) <= window:
+        return []
+    before = np.lib.stride_tricks.sliding_window_view(loss, window)[:-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # windows without any number: no step stands out from those
+        middle = np.nanmedian(before, axis=1)
+        spread = 1.4826 * np.nanmedian(np.abs(before - middle[:, None]), axis=1)
+    limit = middle + times * np.maximum(spread, 0.01 * np.abs(middle))
+    return [int(step) for step in steps.step[window:][loss[window:] > limit]]
