@@ -21,6 +21,9 @@ _COMMANDS = {
     "metrics": ("ryzen_mpi.commands.metrics", "metrics_command", "Show or export what a run recorded."),
     "bench": ("ryzen_mpi.commands.bench", "command", "Measure communication: OSU's benchmarks on several backends."),
     "submit": ("ryzen_mpi.commands.submit", "command", "Submit a phase to Slurm, or show its batch file."),
+    "validate": ("ryzen_mpi.commands.validate", "command", "Run the checks of a phase, and keep what they found."),
+    "gate": ("ryzen_mpi.commands.gate", "command", "Judge recorded results: may the next phase start?"),
+    "authorise": ("ryzen_mpi.commands.gate", "authorise_command", "Walk the gates of all phases."),
     "config": ("ryzen_mpi.commands.config", "command", "Show settings, parameters and memory without training."),
 }
 
