@@ -103,8 +103,8 @@ def _losses(launches: Sequence[Launch]) -> Iterator[str]:
         if largest > limit:
             yield (
                 f"at the global batch {batch} the loss of step {step} is {launch.losses[step - 1]:.6g} in "
-                f"{launch.name} and {first.losses[step - 1]:.6g} in {first.name}, which is {largest:.2g} apart and beyond "
-                f"rounding ({limit:g}): the ranks did not train the same model"
+                f"{launch.name} and {first.losses[step - 1]:.6g} in {first.name}, which is {largest:.2g} apart and "
+                f"beyond rounding ({limit:g}): the ranks did not train the same model"
             )
 
 
@@ -114,7 +114,7 @@ def loss_tolerance(dtype: str) -> float:
 
 
 def loss_differences(launches: Sequence[Launch]) -> Iterator[tuple[int, float, Launch, Launch, int]]:
-    """Of each launch against the first of its global batch: batch, largest relative difference, both, its step. Pure."""
+    """Of each launch against the first of its batch: batch, largest relative difference, both, its step. Pure."""
     seen: dict[int, Launch] = {}
     for launch in launches:
         first = seen.setdefault(launch.global_batch, launch)

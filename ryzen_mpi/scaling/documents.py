@@ -223,7 +223,7 @@ def _between(told: Sequence[Told], mode: str) -> list[str]:
         efficiency = each.throughput / base.throughput / each.ranks if base.throughput > 0 else math.nan
         if each.ranks > 1 and efficiency > 1 + ROUNDING:
             found.append(
-                f"{each.name}: {efficiency:.3g} times what {each.ranks} ranks can do at the speed of one, and nothing in "
-                f"these files explains it"
+                f"{each.name}: {efficiency:.3g} times what {each.ranks} ranks can do at the speed of one, and nothing "
+                f"in these files explains it"
             )
     return found

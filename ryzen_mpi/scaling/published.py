@@ -175,7 +175,7 @@ def problems() -> list[str]:
     """Why the published result is INVALID, each with its numbers. Pure."""
     found = []
     for ranks in (2, 4):
-        each, work = terms(ranks), _times(SAMPLES * EPOCHS, Interval.exactly(1.0) / Interval.of(SECONDS[ranks]))
+        each = terms(ranks)
         if formula(ranks).overlaps(Interval.of(THROUGHPUT[ranks])):
             found.append(
                 f"{ranks} processes: the claimed {THROUGHPUT[ranks]} samples/s are {SAMPLES} samples x {ranks} / "
@@ -183,17 +183,13 @@ def problems() -> list[str]:
             )
         if each.claimed.low > ranks:
             found.append(
-                f"{ranks} processes: a speedup of {each.claimed} is above {ranks}; neither cache nor clock was measured "
-                f"to explain it, and {each.start_up} of it is start-up and warm-up, which only the base contains"
-            )
-        if work.low > ranks * SAMPLES * EPOCHS / Interval.of(SECONDS[1]).low:
-            found.append(
-                f"{ranks} processes: even with all samples counted once, {work} samples/s are above {ranks} bases"
+                f"{ranks} processes: a speedup of {each.claimed} is above {ranks}; neither cache nor clock was "
+                f"measured to explain it, and {each.start_up} of it is start-up and warm-up, which only the base has"
             )
     found.append(
-        f"4 processes: the ranks ran one after the other ({FASTEST_OF_4} to {SECONDS[4]} s each, {in_turn_s()} s together) "
-        f"and exchanged no gradient; with {true_throughput()} samples/s what was trained is "
-        f"{really_done()} times the base, none of it parallel"
+        f"4 processes: the ranks ran one after the other ({FASTEST_OF_4} to {SECONDS[4]} s each, {in_turn_s()} s "
+        f"together) and exchanged no gradient; {true_throughput()} samples/s were trained, {really_done()} times the "
+        f"base, and none of it parallel"
     )
     found.append(
         f"4 processes: the load balance of ranks that took {FASTEST_OF_4} to {SECONDS[4]} s is at most "

@@ -43,7 +43,7 @@ class Launch:
         rank_computation_s, rank_communication_s: what it is made of; blocked in collectives is communication.
         rank_began, rank_ended: the measured part's, epochs.
         step_s: of the slowest rank, each step, warm-up first.
-        losses: each step, warm-up first.
+        losses, gradient_norms: each step, warm-up first; over the global batch, before clipping.
         waited_share: of the measured time some rank waited for a core another process had; None where not known.
         clock_mhz: mean of the ranks' cores at the end of the measured part; None where the machine does not tell.
         cache_bytes: level of cache ("2", "3") -> bytes of it for one rank, shared caches divided; the least of all.
@@ -83,6 +83,7 @@ class Launch:
     rank_ended: tuple[float, ...]
     step_s: tuple[float, ...]
     losses: tuple[float, ...]
+    gradient_norms: tuple[float, ...]
     waited_share: float | None
     clock_mhz: float | None
     cache_bytes: Mapping[str, int]
@@ -137,7 +138,7 @@ def parse(values: Any) -> Launch:
         value = getattr(launch, field.name)
         if field.name in _OF_RANKS and len(value) != launch.ranks:
             raise ValueError(f"{field.name} has {len(value)} values for {launch.ranks} ranks")
-    for name in ("step_s", "losses"):
+    for name in ("step_s", "losses", "gradient_norms"):
         if len(getattr(launch, name)) != launch.warmup_steps + launch.steps:
             raise ValueError(f"{name} has {len(getattr(launch, name))} values, not one for every step")
     return launch
@@ -222,7 +223,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("began", "ended", "measured_s", "throughput"), _real),
     **dict.fromkeys(("waited_share", "clock_mhz"), _maybe),
     **dict.fromkeys(_REAL_LISTS, _several(_real, MOST_RANKS)),
-    **dict.fromkeys(("step_s", "losses"), _several(_real, MOST_STEPS)),
+    **dict.fromkeys(("step_s", "losses", "gradient_norms"), _several(_real, MOST_STEPS)),
     **dict.fromkeys(("threads", "rank_nodes", "rank_samples"), _several(_count, MOST_RANKS)),
     **dict.fromkeys(("rank_indices_sha256", "rank_machines"), _several(_text, MOST_RANKS)),
     **dict.fromkeys(("indices_sha256", "dtype", "profile", "settings_sha256", "sha256"), _text),

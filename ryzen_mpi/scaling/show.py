@@ -8,19 +8,12 @@ from typing import Any
 from ryzen_mpi.units import rate_text
 
 COLUMNS = (
-    "ranks",
-    "samples/s",
-    "speedup",
-    "efficiency",
-    "load balance",
-    "communication",
-    "computation",
-    "blocked",
-    "n",
+    *("ranks", "samples/s", "speedup", "efficiency %", "load balance %"),
+    *("communic. %", "computation %", "blocked %", "n"),
 )
 LEGEND = (
     "efficiency = load balance x communication efficiency x computation scaling, in each launch (docs/scaling.md). "
-    "blocked: share of the time in collectives. Brackets: "
+    "blocked: share of the time spent in collectives. Brackets: "
 )
 
 
@@ -46,7 +39,7 @@ def figure_text(figure: Mapping[str, Any], text: Any) -> str:
     """'1.83 [1.79, 1.86]', or '?' where it is not known."""
     if figure["value"] is None:
         return "?"
-    if figure["n"] < 2:
+    if figure["n"] < 2 or figure["low"] == figure["high"]:
         return text(figure["value"])
     return f"{text(figure['value'])} [{text(figure['low'])}, {text(figure['high'])}]"
 
@@ -91,14 +84,8 @@ def loss_line(report: Mapping[str, Any]) -> str | None:
 def markdown(report: Mapping[str, Any]) -> str:
     """The whole report as a page."""
     machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items() if not isinstance(value, list))
-    lines = [
-        "# Scaling",
-        "",
-        report["headline"],
-        "",
-        f"Profile {report['profile']}; {machine or 'machine unknown'}.",
-        "",
-    ]
+    where = f"Profile {report['profile']}; {machine or 'machine unknown'}."
+    lines = ["# Scaling", "", report["headline"], "", where, ""]
     if report["overrides"]:
         lines += [f"Settings changed: {' '.join(map(str, report['overrides']))}", ""]
     for mode in ("strong", "weak"):
@@ -124,7 +111,7 @@ def table(columns: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}"
 
 
 def _number(value: float) -> str:
