@@ -79,6 +79,7 @@ def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int
         cache_bytes={level: min(each[level] for each in caches) for level in sorted(levels)},
         working_set_bytes=working_set_bytes(settings, spec.ranks, nodes, spec.global_batch),
         dtype=settings.hardware.dtype,
+        compression=settings.distributed.compression,
         profile=spec.profile,
         overrides=spec.overrides,
         settings_sha256=settings_hash(settings),

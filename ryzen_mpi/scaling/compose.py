@@ -31,7 +31,6 @@ def report(
     """
     read = list(values) if values is not None else [content(launch) for launch in launches]
     problems = plausible.problems(read)
-    sound = not problems
     for mode in MODES:
         problems += account.unexplained(launches, mode)
     series = {mode: account.series(launches, mode) for mode in MODES} if _can_divide(launches) else {}
@@ -56,7 +55,7 @@ def report(
         "weak": series.get("weak"),
         "launches": read,
         "failed": [asdict(each) for each in failed],
-        "loss_table": loss_table(launches) if sound else {},
+        "loss_table": loss_table(launches),
     }
     return result | {"headline": headline(result)}
 
@@ -73,6 +72,8 @@ def headline(result: Mapping[str, Any]) -> str:
     parts = []
     if result["problems"]:
         parts.append(f"INVALID ({len(result['problems'])} problems): {result['problems'][0]}")
+    if result["oversubscribed"]:
+        parts.append("OVERSUBSCRIBED: ranks share cores, so this says nothing about scaling on a core each")
     for mode in MODES:
         points = (result[mode] or {}).get("points", [])
         if points and points[-1]["ranks"] > 1:
@@ -82,8 +83,6 @@ def headline(result: Mapping[str, Any]) -> str:
                 f"{mode}: {speedup['value']:.3g} times one rank on {point['ranks']}, efficiency "
                 f"{_percent(efficiency['value'])} [{_percent(efficiency['low'])}, {_percent(efficiency['high'])}]"
             )
-    if result["oversubscribed"]:
-        parts.append("OVERSUBSCRIBED: ranks share cores, so this says nothing about scaling on a core each")
     if result.get("insufficient"):
         parts.append(f"INSUFFICIENT: {result['insufficient'][0]}")
     return "; ".join(parts) or "nothing was measured"
@@ -96,17 +95,17 @@ def _percent(value: float) -> str:
 def loss_table(launches: Sequence[Launch]) -> dict[str, Any]:
     """The losses of every number of ranks at the batch most of them trained, step by step. Pure.
 
-    "largest_difference" is relative, over all steps and numbers of ranks; "tolerance" is what rounding may make of it.
+    "largest_difference" is relative, over the first steps and all numbers of ranks; rounding may make "tolerance" of it.
     """
     strong = [launch for launch in launches if launch.mode == "strong"] or list(launches)
     if not strong:
         return {}
     batch = strong[0].global_batch
     chosen = {launch.ranks: launch for launch in reversed(strong) if launch.global_batch == batch}
-    differences = [each[1] for each in comparable.loss_differences(strong) if each[0] == batch]
+    found = [each.relative for each in comparable.differences(strong, "losses") if each.first.global_batch == batch]
     return {
         "global_batch": batch,
         "losses": {str(ranks): list(launch.losses) for ranks, launch in sorted(chosen.items())},
-        "largest_difference": max(differences, default=0.0),
-        "tolerance": comparable.loss_tolerance(strong[0].dtype),
+        "largest_difference": max(found, default=0.0),
+        "tolerance": comparable.tolerance(strong[0], "losses"),
     }

@@ -48,7 +48,7 @@ class Launch:
         clock_mhz: mean of the ranks' cores at the end of the measured part; None where the machine does not tell.
         cache_bytes: level of cache ("2", "3") -> bytes of it for one rank, shared caches divided; the least of all.
         working_set_bytes: what a rank goes through in a step, reckoned: weights, gradients, moments, activations.
-        dtype: of the computation.
+        dtype, compression: of the computation, and of gradients between nodes.
         profile, overrides: settings as they were asked for.
         settings_sha256: of the resolved settings, without what differs by design between numbers of ranks.
         machine: processor, memory and software of rank 0's node; rank_machines: hash of it for every rank.
@@ -89,6 +89,7 @@ class Launch:
     cache_bytes: Mapping[str, int]
     working_set_bytes: int
     dtype: str
+    compression: str
     profile: str
     overrides: tuple[str, ...]
     settings_sha256: str
@@ -226,7 +227,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("step_s", "losses", "gradient_norms"), _several(_real, MOST_STEPS)),
     **dict.fromkeys(("threads", "rank_nodes", "rank_samples"), _several(_count, MOST_RANKS)),
     **dict.fromkeys(("rank_indices_sha256", "rank_machines"), _several(_text, MOST_RANKS)),
-    **dict.fromkeys(("indices_sha256", "dtype", "profile", "settings_sha256", "sha256"), _text),
+    **dict.fromkeys(("indices_sha256", "dtype", "compression", "profile", "settings_sha256", "sha256"), _text),
     "overrides": _several(_text, 256),
     "cpus": _several(_several(_count, MOST_CPUS), MOST_RANKS),
     "mode": _mode,
