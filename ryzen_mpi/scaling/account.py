@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ryzen_mpi.bench.disturbance import is_disturbed
 from ryzen_mpi.figures import Figure
 from ryzen_mpi.scaling.estimate import geometric, hodges_lehmann
 from ryzen_mpi.scaling.record import Launch
@@ -219,6 +220,15 @@ def shortages(launches: Sequence[Launch], asked: dict[str, Sequence[int]]) -> li
         least = min(short, key=lambda launch: launch.measured_s)
         found.append(f"{least.name} measured {least.measured_s:.2g} s, less than {SHORTEST_S:g} s (--steps)")
     return found
+
+
+def disturbed(launches: Sequence[Launch]) -> list[str]:
+    """Launches whose ranks, each on cores of its own, waited for others to leave them: what they tell is of both. Pure."""
+    return [
+        f"{launch.name}: a rank waited {100 * launch.waited_share:.1f} % of the time for a core that others had"
+        for launch in launches
+        if launch.waited_share is not None and is_disturbed(launch.waited_share) and not launch.oversubscribed
+    ]
 
 
 SHORTEST_S = 1.0

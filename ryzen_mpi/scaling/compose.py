@@ -51,6 +51,7 @@ def report(
         "problems": problems,
         "insufficient": insufficient,
         "oversubscribed": any(launch.oversubscribed for launch in launches),
+        "disturbed": account.disturbed(launches),
         "strong": series.get("strong"),
         "weak": series.get("weak"),
         "launches": read,
@@ -95,7 +96,7 @@ def _percent(value: float) -> str:
 def loss_table(launches: Sequence[Launch]) -> dict[str, Any]:
     """The losses of every number of ranks at the batch most of them trained, step by step. Pure.
 
-    "largest_difference" is relative, over the first steps and all numbers of ranks; rounding may make "tolerance" of it.
+    "largest_difference" is relative, over the first steps and all numbers of ranks; rounding allows "tolerance".
     """
     strong = [launch for launch in launches if launch.mode == "strong"] or list(launches)
     if not strong:

@@ -67,6 +67,8 @@ def _counts(launch: Launch) -> Iterator[str]:
         yield "a rank has no thread, or no core"
     if len(set(launch.rank_machines)) > 1:
         yield "its nodes differ in processor or software"
+    if digest(launch.machine) != launch.rank_machines[0]:
+        yield "the machine it tells of is not what its ranks had"
 
 
 def _samples(launch: Launch) -> Iterator[str]:

@@ -215,6 +215,7 @@ def report() -> dict[str, Any]:
         "problems": problems(),
         "insufficient": ["one launch a number of processes: no interval but that of rounding"],
         "oversubscribed": False,
+        "disturbed": [],
         "strong": {"mode": "strong", "points": [_point(ranks) for ranks in SECONDS]},
         "weak": None,
         "launches": [],

@@ -57,7 +57,7 @@ def legend(report: Mapping[str, Any]) -> str:
 
 
 def notes(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Headings with their lines: problems, what is missing, what is explained, what failed."""
+    """Headings with their lines: problems, what is missing, explained, failed, disturbed."""
     points = [(mode, point) for mode in ("strong", "weak") for point in (report[mode] or {}).get("points", [])]
     explained = [f"{mode}, {p['ranks']} ranks, above 1: {p['explained']}" for mode, p in points if p["explained"]]
     failed = [f"launch {f['number']} ({f['mode']}, {f['ranks']} ranks): {f['why']}" for f in report["failed"]]
@@ -66,6 +66,7 @@ def notes(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("missing for a verdict: INSUFFICIENT", report["insufficient"]),
         ("explained", explained),
         ("failed launches", failed),
+        ("disturbed launches", report["disturbed"]),
     )
     return [(title, list(lines)) for title, lines in named if lines]
 

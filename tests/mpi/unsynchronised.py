@@ -1,4 +1,4 @@
-"""The scaling worker with ranks that never exchange a gradient, as in the documents: each trains its own shard alone."""
+"""The scaling worker with ranks that never exchange a gradient, as in the documents: each trains its shard alone."""
 
 import sys
 
