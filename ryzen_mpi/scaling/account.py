@@ -223,7 +223,7 @@ def shortages(launches: Sequence[Launch], asked: dict[str, Sequence[int]]) -> li
 
 
 def disturbed(launches: Sequence[Launch]) -> list[str]:
-    """Launches whose ranks, each on cores of its own, waited for others to leave them: what they tell is of both. Pure."""
+    """Launches whose ranks, each on cores of its own, waited for others to leave them: they tell of both. Pure."""
     return [
         f"{launch.name}: a rank waited {100 * launch.waited_share:.1f} % of the time for a core that others had"
         for launch in launches

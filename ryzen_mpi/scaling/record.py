@@ -29,7 +29,7 @@ class Launch:
         mode: "strong" (fixed global batch) or "weak" (fixed batch a rank).
         ranks, nodes: how many there were.
         threads, cpus, rank_nodes: of each rank: threads it computes with, logical CPUs it runs on, index of its node.
-        began, ended: of the whole launch, start-up included; epochs.
+        began, ended: of the whole launch on rank 0, start-up included; epochs.
         steps, warmup_steps: measured, and dropped before them.
         global_batch: samples a step.
         samples: of the measured part, counted from the indices that were trained.

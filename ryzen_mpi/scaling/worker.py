@@ -49,11 +49,10 @@ class Counted:
         return taken
 
 
-def run(spec: Spec, world: World) -> int:
-    """The launch on this rank. Collective. Returns the exit code. Raises UserError."""
+def run(spec: Spec, world: World, began: float) -> int:
+    """The launch on this rank, which began at the epoch `began`. Collective. Returns the exit code. Raises UserError."""
     from ryzen_mpi.errors import UserError
 
-    began = time.time()
     if world.size != spec.ranks:
         raise UserError(f"{spec.ranks} ranks were to be measured, and {world.size} started")
     settings = _settings(spec)
@@ -187,8 +186,9 @@ def _step(step: TrainingStep, part: Part) -> None:
 def main() -> int:
     from ryzen_mpi.cluster.job import run_job
 
+    began = time.time()
     spec = Spec.read(Path(sys.argv[1]))
-    return run_job(lambda world: run(spec, world))
+    return run_job(lambda world: run(spec, world, began))
 
 
 if __name__ == "__main__":

@@ -168,8 +168,7 @@ def test_other_work_in_strong_and_in_weak_scaling():
 
 
 def test_launches_at_the_same_time():
-    before, place = GOOD[4], 5
-    assert "each disturbed the other" in found(changed(GOOD, place, began=before["ended"] - 2))
+    assert "each disturbed the other" in found(changed(GOOD, 4, ended=GOOD[5]["began"] + 2))
 
 
 # -- files that were changed ------------------------------------------------------------------------------------------
@@ -181,7 +180,8 @@ def test_every_change_of_a_file_shows_in_its_hash(place, data):
     forged = copy.deepcopy(GOOD)
     value = forged[place][name]
     forged[place][name] = value * 1.01 + 1 if isinstance(value, (int, float)) else [value]
-    assert f"launch {GOOD[place]['number']}" in found(forged)
+    said = found(forged)
+    assert f"launch {GOOD[place]['number']}" in said or f"launch at place {place + 1}" in said
 
 
 @given(
