@@ -103,7 +103,7 @@ def loss_table(launches: Sequence[Launch]) -> dict[str, Any]:
         return {}
     batch = strong[0].global_batch
     chosen = {launch.ranks: launch for launch in reversed(strong) if launch.global_batch == batch}
-    found = [each.relative for each in comparable.differences(strong, "losses") if each.first.global_batch == batch]
+    found = [max(each.apart) for each in comparable.differences(strong, "losses") if each.first.global_batch == batch]
     return {
         "global_batch": batch,
         "losses": {str(ranks): list(launch.losses) for ranks, launch in sorted(chosen.items())},
