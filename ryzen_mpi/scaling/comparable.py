@@ -114,11 +114,11 @@ def _losses(launches: Sequence[Launch]) -> Iterator[str]:
             if place is None:
                 continue
             first, other = difference.first, difference.other
+            ours, its = getattr(other, name)[place], getattr(first, name)[place]
             yield (
-                f"at the global batch {first.global_batch} the {what} of step {place + 1} is "
-                f"{getattr(other, name)[place]:.6g} in {other.name} and {getattr(first, name)[place]:.6g} in {first.name}, "
-                f"{difference.apart[place]:.2g} apart where rounding allows {difference.tolerance:g}: the ranks did not "
-                f"train the same model"
+                f"at the global batch {first.global_batch} the {what} of step {place + 1} is {ours:.6g} in {other.name}"
+                f" and {its:.6g} in {first.name}, {difference.apart[place]:.2g} apart where rounding allows "
+                f"{difference.tolerance:g}: the ranks did not train the same model"
             )
 
 

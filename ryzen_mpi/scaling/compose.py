@@ -30,10 +30,11 @@ def report(
         made: epoch of the report; now when absent.
     """
     read = list(values) if values is not None else [content(launch) for launch in launches]
-    problems = plausible.problems(read)
-    for mode in MODES:
-        problems += account.unexplained(launches, mode)
-    series = {mode: account.series(launches, mode) for mode in MODES} if _can_divide(launches) else {}
+    problems, series = plausible.problems(read), {}
+    if _can_divide(launches):
+        for mode in MODES:
+            problems += account.unexplained(launches, mode)
+            series[mode] = account.series(launches, mode)
     done = {(launch.mode, launch.ranks, launch.repeat) for launch in launches}
     insufficient = account.shortages(launches, dict(asked)) + [
         f"launch {each.number} ({each.mode}, {each.ranks} ranks) failed: {each.why.splitlines()[0]}"
@@ -72,7 +73,8 @@ def headline(result: Mapping[str, Any]) -> str:
     """The report in a line: what is wrong first, then what was found at the most ranks. Pure."""
     parts = []
     if result["problems"]:
-        parts.append(f"INVALID ({len(result['problems'])} problems): {result['problems'][0]}")
+        more = f" (and {len(result['problems']) - 1} more)" if len(result["problems"]) > 1 else ""
+        parts.append(f"INVALID: {result['problems'][0]}{more}")
     if result["oversubscribed"]:
         parts.append("OVERSUBSCRIBED: ranks share cores, so this says nothing about scaling on a core each")
     for mode in MODES:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from launch import HERE, Job, mpirun, overrides, run
 
@@ -124,6 +126,16 @@ def test_a_launch_that_cannot_work_is_told_and_listed(tmp_path):
     report = json.loads((tmp_path / "out" / "scaling.json").read_text())
     assert job.code == 3 and "FAILED: exit code 2" in job.out, job.said()
     assert "absent" in report["failed"][0]["why"] and report["launches"] == []
+
+
+def test_a_scale_that_is_asked_to_stop_takes_its_ranks_along(tmp_path):
+    out = tmp_path / "out"
+    job = Job(scale(out, *WORDS), tmp_path)
+    job.wait_for(lambda: (out / "launches" / "0001" / "spec.json").exists())
+    job.process.send_signal(signal.SIGTERM)
+    job.wait()
+    left = [each for each in psutil.process_iter(["cmdline"]) if str(out) in " ".join(each.info["cmdline"] or [])]
+    assert job.code == 130 and "what is measured is kept" in job.err and not left, job.said()
 
 
 def test_wrong_use_ends_with_2_and_what_is_allowed(tmp_path):

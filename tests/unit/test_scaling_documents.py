@@ -163,7 +163,7 @@ def test_problems_make_the_headline():
     values = recorded()
     place = place_of(values, "strong", 2)
     report = recorded_report(changed(values, place, throughput=2 * values[place]["throughput"]))
-    assert report["headline"].startswith("INVALID (1 problems)") and "2 times as much" in report["headline"]
+    assert report["headline"].startswith("INVALID: launch ") and "2 times as much" in report["headline"]
     assert "2 times as much" in markdown(report)
 
 
