@@ -10,6 +10,7 @@ from typing import Any
 from ryzen_mpi.scaling import account, comparable, plausible
 from ryzen_mpi.scaling.measure import Failed
 from ryzen_mpi.scaling.record import MODES, Launch, content
+from ryzen_mpi.scaling.show import figure_text, percent
 
 FORMAT = 1
 
@@ -70,7 +71,8 @@ def _can_divide(launches: Sequence[Launch]) -> bool:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The report in a line: what is wrong first, then what was found at the most ranks. Pure."""
+    """The report in a line: what is wrong first, then what was found at the most ranks with a core each, and at the
+    most. Pure."""
     parts = []
     if result["problems"]:
         more = f" (and {len(result['problems']) - 1} more)" if len(result["problems"]) > 1 else ""
@@ -78,21 +80,17 @@ def headline(result: Mapping[str, Any]) -> str:
     if result["oversubscribed"]:
         parts.append("OVERSUBSCRIBED: ranks share cores, so this says nothing about scaling on a core each")
     for mode in MODES:
-        points = (result[mode] or {}).get("points", [])
-        if points and points[-1]["ranks"] > 1:
-            point = points[-1]
-            speedup, efficiency = point["speedup"], point["efficiency"]
+        points = [point for point in (result[mode] or {}).get("points", []) if point["ranks"] > 1]
+        alone = [point for point in points if not point["oversubscribed"]]
+        for point in [*alone[-1:], *(each for each in points[-1:] if each["oversubscribed"])]:
             parts.append(
-                f"{mode}: {speedup['value']:.3g} times one rank on {point['ranks']}, efficiency "
-                f"{_percent(efficiency['value'])} [{_percent(efficiency['low'])}, {_percent(efficiency['high'])}]"
+                f"{mode}: {point['speedup']['value']:.3g} times one rank on {point['ranks']}"
+                f"{' that share cores' if point['oversubscribed'] else ''}, efficiency "
+                f"{figure_text(point['efficiency'], percent)} %"
             )
     if result.get("insufficient"):
         parts.append(f"INSUFFICIENT: {result['insufficient'][0]}")
     return "; ".join(parts) or "nothing was measured"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 def loss_table(launches: Sequence[Launch]) -> dict[str, Any]:
