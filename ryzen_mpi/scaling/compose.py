@@ -78,7 +78,11 @@ def headline(result: Mapping[str, Any]) -> str:
         more = f" (and {len(result['problems']) - 1} more)" if len(result["problems"]) > 1 else ""
         parts.append(f"INVALID: {result['problems'][0]}{more}")
     if result["oversubscribed"]:
-        parts.append("OVERSUBSCRIBED: ranks share cores, so this says nothing about scaling on a core each")
+        crowded = sorted(
+            {p["ranks"] for m in MODES for p in (result[m] or {}).get("points", []) if p["oversubscribed"]}
+        )
+        who = ", ".join(map(str, crowded)) or "some"
+        parts.append(f"OVERSUBSCRIBED: {who} ranks share cores, which says nothing about scaling on a core each")
     for mode in MODES:
         points = [point for point in (result[mode] or {}).get("points", []) if point["ranks"] > 1]
         alone = [point for point in points if not point["oversubscribed"]]
