@@ -57,6 +57,7 @@ def command(
     from ryzen_mpi.scaling.plan import make_plan
 
     numbers, modes = _numbers(ranks), [each.strip() for each in mode.split(",")]
+    _stop_in_order()
     nodes = find_nodes()
     plan = make_plan(
         more["config"], words, numbers, modes, nodes, more["repeats"], more["steps"], more["warmup"], more["limit"]
@@ -72,6 +73,16 @@ def command(
         click.echo(f"interrupted; what is measured is kept: --out {folder}", err=True)
         sys.exit(130)
     sys.exit(_conclude(plan, kept, folder))
+
+
+def _stop_in_order() -> None:
+    """Makes SIGTERM, as a batch system sends it, end the ranks too: they live in sessions of their own. Local."""
+    import signal
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def _numbers(text: str) -> list[int]:

@@ -3,9 +3,9 @@
 Definitions, T the seconds of the measured part (barrier to barrier, slowest rank):
     strong E = T1 / (P T_P), the same samples in the same global batches; weak E = T1 / T_P, the same samples a rank.
 
-The factors are those of the POP Centre of Excellence (Wagner, Mohr, Gimenez & Labarta 2018, A Structured Approach to
-Performance Analysis, section 2: load balance, communication efficiency, computation scaling), with C the computation
-of a rank, whatever it was not blocked in collectives for:
+The factors are those of the POP Centre of Excellence (pop-coe.eu, Standard Metrics for Performance Audits; Wagner,
+Mohr, Gimenez & Labarta 2019, A Structured Approach to Performance Analysis, Tools for High Performance Computing 2017),
+with C the computation of a rank, the time it was not blocked in collectives:
     load balance              = mean(C) / max(C)            at most 1
     communication efficiency  = max(C) / T_P                at most 1
     computation scaling       = C1 / (P mean(C)) strong,  C1 / mean(C) weak

@@ -110,26 +110,31 @@ def _same_samples(launches: Sequence[Launch]) -> Iterator[str]:
 def _losses(launches: Sequence[Launch]) -> Iterator[str]:
     for name, what in (("losses", "loss"), ("gradient_norms", "norm of the gradient")):
         for difference in differences(launches, name):
-            if difference.relative <= difference.tolerance:
+            place = difference.beyond
+            if place is None:
                 continue
-            first, other, step = difference.first, difference.other, difference.step
+            first, other = difference.first, difference.other
+            ours, its = getattr(other, name)[place], getattr(first, name)[place]
             yield (
-                f"at the global batch {first.global_batch} the {what} of step {step} is "
-                f"{getattr(other, name)[step - 1]:.6g} in {other.name} and {getattr(first, name)[step - 1]:.6g} in "
-                f"{first.name}, {difference.relative:.2g} apart where rounding allows {difference.tolerance:g}: "
-                f"the ranks did not train the same model"
+                f"at the global batch {first.global_batch} the {what} of step {place + 1} is {ours:.6g} in {other.name}"
+                f" and {its:.6g} in {first.name}, {difference.apart[place]:.2g} apart where rounding allows "
+                f"{difference.tolerance:g}: the ranks did not train the same model"
             )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a launch is farthest from the first of its global batch: its 1-based step, and how far, relatively."""
+    """How far a launch is from the first of its global batch: relatively, at each of the first steps."""
 
     first: Launch
     other: Launch
-    step: int
-    relative: float
+    apart: tuple[float, ...]
     tolerance: float
+
+    @property
+    def beyond(self) -> int | None:
+        """Place of the first step that is farther apart than rounding allows."""
+        return next((place for place, apart in enumerate(self.apart) if apart > self.tolerance), None)
 
 
 def differences(launches: Sequence[Launch], name: str) -> list[Difference]:
@@ -138,10 +143,9 @@ def differences(launches: Sequence[Launch], name: str) -> list[Difference]:
     for launch in launches:
         first = seen.setdefault(launch.global_batch, launch)
         values = zip(getattr(launch, name)[:FIRST_STEPS], getattr(first, name)[:FIRST_STEPS], strict=False)
-        apart = [abs(one - other) / max(abs(one), abs(other), 1e-300) for one, other in values]
+        apart = tuple(abs(one - other) / max(abs(one), abs(other), 1e-300) for one, other in values)
         if first is not launch and apart and launch.compression in EXACT_COMPRESSION:
-            worst = max(range(len(apart)), key=apart.__getitem__)
-            found.append(Difference(first, launch, worst + 1, apart[worst], tolerance(launch, name)))
+            found.append(Difference(first, launch, apart, tolerance(launch, name)))
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ryzen_mpi.scaling import account, comparable, plausible
 from ryzen_mpi.scaling.measure import Failed
 from ryzen_mpi.scaling.record import MODES, Launch, content
+from ryzen_mpi.scaling.show import figure_text, percent
 
 FORMAT = 1
 
@@ -30,10 +31,11 @@ def report(
         made: epoch of the report; now when absent.
     """
     read = list(values) if values is not None else [content(launch) for launch in launches]
-    problems = plausible.problems(read)
-    for mode in MODES:
-        problems += account.unexplained(launches, mode)
-    series = {mode: account.series(launches, mode) for mode in MODES} if _can_divide(launches) else {}
+    problems, series = plausible.problems(read), {}
+    if _can_divide(launches):
+        for mode in MODES:
+            problems += account.unexplained(launches, mode)
+            series[mode] = account.series(launches, mode)
     done = {(launch.mode, launch.ranks, launch.repeat) for launch in launches}
     insufficient = account.shortages(launches, dict(asked)) + [
         f"launch {each.number} ({each.mode}, {each.ranks} ranks) failed: {each.why.splitlines()[0]}"
@@ -69,28 +71,30 @@ def _can_divide(launches: Sequence[Launch]) -> bool:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The report in a line: what is wrong first, then what was found at the most ranks. Pure."""
+    """The report in a line: what is wrong first, then what was found at the most ranks with a core each, and at the
+    most. Pure."""
     parts = []
     if result["problems"]:
-        parts.append(f"INVALID ({len(result['problems'])} problems): {result['problems'][0]}")
+        more = f" (and {len(result['problems']) - 1} more)" if len(result["problems"]) > 1 else ""
+        parts.append(f"INVALID: {result['problems'][0]}{more}")
     if result["oversubscribed"]:
-        parts.append("OVERSUBSCRIBED: ranks share cores, so this says nothing about scaling on a core each")
+        crowded = sorted(
+            {p["ranks"] for m in MODES for p in (result[m] or {}).get("points", []) if p["oversubscribed"]}
+        )
+        who = ", ".join(map(str, crowded)) or "some"
+        parts.append(f"OVERSUBSCRIBED: {who} ranks share cores, which says nothing about scaling on a core each")
     for mode in MODES:
-        points = (result[mode] or {}).get("points", [])
-        if points and points[-1]["ranks"] > 1:
-            point = points[-1]
-            speedup, efficiency = point["speedup"], point["efficiency"]
+        points = [point for point in (result[mode] or {}).get("points", []) if point["ranks"] > 1]
+        alone = [point for point in points if not point["oversubscribed"]]
+        for point in [*alone[-1:], *(each for each in points[-1:] if each["oversubscribed"])]:
             parts.append(
-                f"{mode}: {speedup['value']:.3g} times one rank on {point['ranks']}, efficiency "
-                f"{_percent(efficiency['value'])} [{_percent(efficiency['low'])}, {_percent(efficiency['high'])}]"
+                f"{mode}: {point['speedup']['value']:.3g} times one rank on {point['ranks']}"
+                f"{' that share cores' if point['oversubscribed'] else ''}, efficiency "
+                f"{figure_text(point['efficiency'], percent)} %"
             )
     if result.get("insufficient"):
         parts.append(f"INSUFFICIENT: {result['insufficient'][0]}")
     return "; ".join(parts) or "nothing was measured"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 def loss_table(launches: Sequence[Launch]) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def loss_table(launches: Sequence[Launch]) -> dict[str, Any]:
         return {}
     batch = strong[0].global_batch
     chosen = {launch.ranks: launch for launch in reversed(strong) if launch.global_batch == batch}
-    found = [each.relative for each in comparable.differences(strong, "losses") if each.first.global_batch == batch]
+    found = [max(each.apart) for each in comparable.differences(strong, "losses") if each.first.global_batch == batch]
     return {
         "global_batch": batch,
         "losses": {str(ranks): list(launch.losses) for ranks, launch in sorted(chosen.items())},

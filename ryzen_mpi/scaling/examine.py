@@ -36,7 +36,8 @@ def examine_report(values: Mapping[str, Any]) -> list[str]:
     told = values["launches"]
     if not isinstance(told, list) or len(told) > MOST_LAUNCHES:
         return [f"its launches are not a list of at most {MOST_LAUNCHES}"]
-    problems = [text for text in values.get("problems") or [] if isinstance(text, str)]
+    said = values.get("problems")
+    problems = [text for text in said if isinstance(text, str)] if isinstance(said, list) else []
     found = [f"it says itself: {text}" for text in problems] + plausible.problems(told)
     if not told:
         return found or ["it has no launches, so nothing in it can be checked"]
@@ -59,10 +60,10 @@ def _claims(series: Any, launches: Sequence[Launch], mode: str) -> list[str]:
     ours = account.series(launches, mode)
     if ours is None or not isinstance(series, Mapping) or not isinstance(series.get("points"), list):
         return [] if ours is None and series is None else [f"its {mode} scaling is not that of its launches"]
-    claimed = {point.get("ranks"): point for point in series["points"] if isinstance(point, Mapping)}
+    claimed = {str(point.get("ranks")): point for point in series["points"] if isinstance(point, Mapping)}
     found = []
     for point in ours["points"]:
-        its = claimed.get(point["ranks"], {})
+        its = claimed.get(str(point["ranks"]), {})
         for name in ("throughput", "speedup", "efficiency"):
             figure = its.get(name)
             value = figure.get("value") if isinstance(figure, Mapping) else None

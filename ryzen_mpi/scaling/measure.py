@@ -102,13 +102,27 @@ def _one(plan: Plan, turn: Turn, number: int, folder: Path, nodes: Nodes) -> Lau
     spec.write(own / "spec.json")
     program = ("-m", "ryzen_mpi.scaling.worker", str((own / "spec.json").resolve()))
     variables = {"OMP_NUM_THREADS": str(plan.threads)}
-    ended = launch(turn.ranks, program, plan.limit_s, nodes, plan.per_node, variables)
+    try:
+        ended = launch(turn.ranks, program, plan.limit_s, nodes, plan.per_node, variables)
+    except BaseException:
+        _end_launch(program[-1])  # interrupted while it was being started: nobody else knows of it
+        raise
     why, found = _judge(ended, answer, plan.limit_s)
     if found is not None:
         return found
     failed = Failed(number, turn.mode, turn.ranks, turn.repeat, why)
     write_atomic(own / "failed.json", json.dumps(asdict(failed), indent=1) + "\n")
     return failed
+
+
+def _end_launch(spec: str) -> None:
+    """Ends what this process started with the file `spec` on its command line. Local."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if spec in process.cmdline():
+                process.kill()
 
 
 def _judge(ended: Ended, answer: Path, limit_s: float) -> tuple[str, Launch | None]:

@@ -14,9 +14,10 @@ from ryzen_mpi.scaling.record import Launch, content, digest, parse
 
 ROUNDING = 1e-6
 """Relative; of sums and quotients of the same numbers."""
-CLOCK_S, CLOCK_SHARE = 0.1, 0.05
-"""By which the wall clock may differ from the monotonic one over a launch: it is set and slewed."""
-OUTSIDE_S, OUTSIDE_SHARE = 0.1, 0.25
+CLOCK_S, CLOCK_SHARE = 0.25, 0.05
+"""By which the wall clock may differ from the monotonic one over a launch: it is set and slewed, and between two
+looks a rank may lose its core."""
+OUTSIDE_S, OUTSIDE_SHARE = 0.25, 0.25
 """Of the measured time that may lie outside of steps: the last barrier, and on shared cores being woken up."""
 TOGETHER_SHARE = 0.5
 """Of the shortest rank's time in which all ranks of a launch must have been training at once."""

@@ -17,6 +17,7 @@ MODES = ("strong", "weak")
 MOST_RANKS = 1 << 16
 MOST_STEPS = 1 << 20
 MOST_CPUS = 1 << 13
+LARGEST = 1e300
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _count(name: str, value: Any, least: int = 0, most: int = 1 << 62) -> int:
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
         raise ValueError(f"{name}={_short(value)} is not a finite number")
     return float(value)
 
@@ -199,7 +200,9 @@ def _facts(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _sizes(name: str, value: Any) -> Mapping[str, int]:
-    return {str(key): _count(name, size) for key, size in _facts(name, value).items()}
+    if not all(str(key).isdecimal() and len(str(key)) < 3 for key in _facts(name, value)):
+        raise ValueError(f"{name} is not by levels of cache")
+    return {str(key): _count(name, size) for key, size in value.items()}
 
 
 def _short(value: Any) -> str:

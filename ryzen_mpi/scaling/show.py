@@ -24,11 +24,11 @@ def rows(series: Mapping[str, Any]) -> list[tuple[str, ...]]:
             f"{point['ranks']}{' (shared cores)' if point.get('oversubscribed') else ''}",
             figure_text(point["throughput"], rate_text),
             figure_text(point["speedup"], _number),
-            figure_text(point["efficiency"], _percent),
-            figure_text(point["load_balance"], _percent),
-            figure_text(point["communication_efficiency"], _percent),
-            figure_text(point["computation_scaling"], _percent),
-            figure_text(point["communication_share"], _percent),
+            figure_text(point["efficiency"], percent),
+            figure_text(point["load_balance"], percent),
+            figure_text(point["communication_efficiency"], percent),
+            figure_text(point["computation_scaling"], percent),
+            figure_text(point["communication_share"], percent),
             str(point["launches"]),
         )
         for point in series["points"]
@@ -111,7 +111,8 @@ def table(columns: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
     return head + [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in body]
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """Of a share, without the sign: the column has it."""
     return f"{100 * value:.1f}"
 
 

@@ -50,7 +50,7 @@ class Counted:
 
 
 def run(spec: Spec, world: World, began: float) -> int:
-    """The launch on this rank, which began at the epoch `began`. Collective. Returns the exit code. Raises UserError."""
+    """The launch on this rank, begun at the epoch `began`. Collective. Returns the exit code. Raises UserError."""
     from ryzen_mpi.errors import UserError
 
     if world.size != spec.ranks:
