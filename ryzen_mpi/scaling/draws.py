@@ -157,7 +157,7 @@ def _turns(launches: Sequence[Launch], kind: str) -> dict[int, float]:
 
 
 def _log_ratios(launches: Sequence[Launch]) -> np.ndarray:
-    """Logs of step times over the usual one of the same rank, launch and size; of ranks that computed for themselves."""
+    """Logs of step times over the usual one of the rank, launch and size; of ranks that computed for themselves."""
     parts = [np.zeros(0)]
     for launch in launches:
         for name, cell in launch["cells"].items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.supervisor.state import load_state
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,18 @@ def saving(save_s: float, mtbf_node_s: float, nodes: int, restart_s: float) -> S
     return Saving(interval_s, kept_share(interval_s, save_s, mtbf_s, restart_s))
 
 
-def failures_of(run: Path, nodes: int) -> dict[str, Any]:
+def failures_of(run: Path) -> dict[str, Any]:
     """What the account of a supervised run says of its nodes: {"mtbf_node_s", "reason"}. Raises UserError.
 
-    Of a run without a fault only a bound is known: with 3 mean times supervised one fault would have come in 95 % of
-    all runs (the rule of three: Hanley and Lippman-Hand 1983), so a third of the time is taken.
+    A run without a fault tells only a bound: with 95 % confidence the mean time is above a third of the time that was
+    supervised (the rule of three: Hanley and Lippman-Hand 1983), and that third is taken.
     """
-    path = run / "supervisor" / "summary.json" if run.is_dir() else run
+    folder = run / "supervisor"
+    path = folder / "summary.json"
     try:
         content = json.loads(path.read_text())
         faults, total_s = int(content["faults"]), float(content["total_s"])
+        nodes = max([1, *(len(record.hosts) for record in load_state(folder / "state.json").records)])
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}", "a run directory that was supervised") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling import stragglers
-from ryzen_mpi.scaling.collective import OURS, Link, agreement, between_nodes
+from ryzen_mpi.scaling.collective import OURS, Link, agreement, between_nodes, flat_ring
 from ryzen_mpi.scaling.draws import Values
 from ryzen_mpi.training.memory import need
 from ryzen_mpi.training.plan import work
@@ -99,8 +100,11 @@ def share_of(settings: Settings, ranks: int) -> int:
 
 
 def compute_s(values: Values, samples: int, batch_size: int) -> float:
-    """Usual seconds of a step of one rank alone on `samples`. Between sizes measured on a straight line, beyond them on
-    that of the last two; never less than in proportion to a whole micro-batch: what caches might give is not granted."""
+    """Usual seconds of a step of one rank alone on `samples`. Pure.
+
+    Between sizes measured on a straight line, beyond them on that of the last two; never less than in proportion to a
+    whole micro-batch: what caches might give is not granted.
+    """
     sizes, seconds = np.array(values.shares, float), np.array(values.step_s)
     if len(sizes) == 1:
         return float(seconds[0] * samples / sizes[0])
@@ -121,7 +125,7 @@ def _below(sizes: np.ndarray, seconds: np.ndarray, samples: int) -> float:
 
 def step(values: Values, settings: Settings, cluster: Cluster, ranks: int, algorithm: str = OURS) -> Step:
     """The mean step of `ranks` ranks by one set of parameters. Pure. Raises UserError where the network is unknown."""
-    nodes, most, load = cluster.nodes(ranks), cluster.fullest(ranks), cluster.load(ranks)
+    nodes, load = cluster.nodes(ranks), cluster.load(ranks)
     usual = compute_s(values, share_of(settings, ranks), settings.training.batch_size)
     if settings.hardware.zero_stage:  # each rank updates its shard
         usual = max(usual - values.update_s * (1 - 1 / ranks), 0.1 * usual)
@@ -131,7 +135,7 @@ def step(values: Values, settings: Settings, cluster: Cluster, ranks: int, algor
     agree_s = agreement(ranks, nodes, ROW_BYTES, cluster.link) if nodes > 1 and cluster.link else 0.0
     rest_s = 0.0 if ranks == 1 else values.overhead_s if load == 1 else values.overhead_shared_s * load / 2
     parts = (usual, usual * (pace - 1), node_s, between_s, rest_s + agree_s)
-    return Step(*(values.launch * part for part in parts)) if most else Step(0, 0, 0, 0, 0)
+    return Step(*(values.launch * part for part in parts))
 
 
 def reduction(
@@ -139,24 +143,31 @@ def reduction(
 ) -> tuple[float, float]:
     """Seconds of the gradient's sum inside and between nodes; with ZeRO, of the weights that come back too. Pure."""
     nodes, most, load = cluster.nodes(ranks), cluster.fullest(ranks), cluster.load(ranks)
-    plain = _changed(settings, {"hardware.zero_stage": 0, "distributed.compression": "none"})
-    reference, planned = work(plain, most, 1), work(settings, most, nodes)
-    size = reference.within_bytes // (2 * most)  # of the gradient
+    size, within, sent = traffic(settings, most, nodes)
+    if nodes > 1 and cluster.link is None:
+        raise UserError("nothing is known of the network between nodes", "--network LATENCY_US,GBIT")
+    if settings.distributed.backend == "gloo":  # one ring over all, whatever node they are on
+        link = cluster.link if nodes > 1 else Link(values.node_latency_s / 2, values.node_s_per_byte * load)
+        seconds = flat_ring(size, ranks, link)
+        return (seconds, 0.0) if nodes == 1 else (0.0, seconds)
     node_s = 0.0
     if most > 1:
         width = load if load > 1 else 1 + values.bus * (most / 2 - 1)
-        node_s = values.node_latency_s * (most - 1) + values.node_s_per_byte * size * width
-        node_s *= planned.within_bytes / reference.within_bytes
-    if nodes == 1:
-        return node_s, 0.0
-    if cluster.link is None:
-        raise UserError("nothing is known of the network between nodes", "--network LATENCY_US,GBIT")
-    sent = planned.between_bytes * nodes / (2 * (nodes - 1))  # as the all-reduce of so many bytes sends them
+        node_s = within * (values.node_latency_s * (most - 1) + values.node_s_per_byte * size * width)
     between_s = between_nodes(algorithm, sent, nodes, cluster.link)
-    method = settings.distributed.compression
-    if method != "none":
-        between_s += values.compression.get(method, 0.0) * size / most
+    if settings.distributed.compression != "none" and nodes > 1:
+        between_s += values.compression.get(settings.distributed.compression, 0.0) * size / most
     return node_s, between_s
+
+
+@lru_cache(maxsize=256)
+def traffic(settings: Settings, most: int, nodes: int) -> tuple[int, float, float]:
+    """Bytes of the gradient; memory traffic of a node over that of stage 0; and the bytes whose all-reduce sends as
+    much between nodes as the strategy does."""
+    plain = changed(settings, {"hardware.zero_stage": 0, "distributed.compression": "none"})
+    reference, planned = work(plain, most, 1), work(settings, most, nodes)
+    sent = planned.between_bytes * nodes / (2 * (nodes - 1)) if nodes > 1 else 0.0
+    return reference.within_bytes // (2 * most), planned.within_bytes / reference.within_bytes, sent
 
 
 @dataclass(frozen=True)
@@ -229,53 +240,16 @@ def _efficiencies(draws: Sequence[Values], settings: Settings, seconds: np.ndarr
     strong = settings.training.global_batch is not None
     samples = settings.global_batch(1) if strong else share_of(settings, ranks)
     base = [
-        values.launch
-        * compute_s(values, samples, settings.training.batch_size)
-        * stragglers.slowest(values.curve, 1.0)
+        values.launch * compute_s(values, samples, settings.training.batch_size) * stragglers.slowest(values.curve, 1.0)
         for values in draws
     ]
     return np.array(base) / seconds / (ranks if strong else 1)
 
 
-def _changed(settings: Settings, change: dict[str, Any]) -> Settings:
+def changed(settings: Settings, change: dict[str, Any]) -> Settings:
+    """`settings` with `section.key` values replaced. Pure."""
     tree = settings.model_dump()
     for key, value in change.items():
         section, _, name = key.partition(".")
         tree[section][name] = value
     return Settings.model_validate(tree)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A strategy for a number of ranks: its step, its memory a node, and whether it learns the same."""
-
-    stage: int
-    compression: str
-    algorithm: str
-    step_s: float
-    node_bytes: int
-    fits: bool
-    same_learning: bool
-
-    @property
-    def words(self) -> str:
-        parts = [f"stage {self.stage}", self.compression if self.compression != "none" else "uncompressed"]
-        return ", ".join([*parts, self.algorithm])
-
-
-def candidates(values: Values, settings: Settings, cluster: Cluster, ranks: int) -> list[Candidate]:
-    """All strategies that can be reckoned with the calibration, the quickest that fits first. Pure."""
-    from ryzen_mpi.scaling.collective import ALGORITHMS
-
-    nodes, found = cluster.nodes(ranks), []
-    methods = ["none", *(sorted(values.compression.keys() - {"none"}) if nodes > 1 else ())]
-    for stage in (0, 1, 2):
-        for method in methods:
-            changed = _changed(settings, {"hardware.zero_stage": stage, "distributed.compression": method})
-            wanted = need(changed, cluster.fullest(ranks), nodes).node
-            ways = [OURS] if method != "none" or nodes == 1 else list(ALGORITHMS)
-            for way in ways:
-                seconds = step(replace(values, launch=1.0), changed, cluster, ranks, way).seconds
-                learns = method not in ("powersgd", "topk")
-                found.append(Candidate(stage, method, way, seconds, wanted, wanted <= cluster.memory_bytes, learns))
-    return sorted(found, key=lambda one: (not one.fits, one.step_s))

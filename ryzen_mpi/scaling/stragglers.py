@@ -1,7 +1,7 @@
 """How much slower the slowest of P ranks is: measured log ratios of step times, and their maximum over ranks.
 
-A rank's step takes exp(r) times its usual time. The distribution of r is the measured one up to TAIL_FROM; beyond, where
-few values were seen, an exponential tail of the same mean excess (peaks over threshold: Balkema and de Haan 1974,
+A rank's step takes exp(r) times its usual time. The distribution of r is the measured one up to TAIL_FROM; beyond,
+where few values were seen, an exponential tail of the same mean excess (peaks over threshold: Balkema and de Haan 1974,
 Pickands 1975, with shape 0). The maximum of P independent ranks has the quantile function Q(v^(1/P)). Ranks of one
 machine are disturbed together; then P ranks count as 1 + theta (P - 1) independent ones, theta being the extremal index
 (Leadbetter 1983), estimated at two ranks.
