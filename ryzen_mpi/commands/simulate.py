@@ -98,16 +98,16 @@ def _show(console: Console, found: dict[str, Any]) -> None:
 
     rows = []
     for row in found["rows"]:
-        best, kept = row["best"], row["saving"]
+        kept = row["saving"]
         rows.append(
             (
                 f"{row['ranks']} on {row['nodes']}",
-                _band(row["throughput"], 1, ".4g"),
-                _band(row["efficiency"], 100, ".0f"),
-                _band(row["communication_share"], 100, ".1f"),
+                _band(row["throughput"], 1, ",.0f" if row["throughput"]["value"] >= 100 else ".3g"),
+                _band(row["efficiency"], 100, ".3g"),
+                _band(row["communication_share"], 100, ".3g"),
                 f"{bytes_text(row['node_bytes'])}{'' if row['fits'] else ' (does not fit)'}",
                 f"{duration_text(kept['interval_s'])}, {100 * kept['kept']:.1f} % kept" if kept else "-",
-                f"stage {best['stage']}, {best['compression']}, {best['algorithm']}" if best else "none fits",
+                _best(row),
             )
         )
     columns = ("ranks on nodes", "samples/s", "efficiency %", "communication %", "memory a node", "save every", "best")
@@ -125,6 +125,18 @@ def _show(console: Console, found: dict[str, Any]) -> None:
             console.line(f"  {line}")
     for text in found["warnings"]:
         console.warn(text)
+
+
+def _best(row: dict[str, Any]) -> str:
+    """The quickest strategy that can be had, and what another algorithm between nodes would bring to it."""
+    best = row["best"]
+    if best is None:
+        return "none fits"
+    same = [one for one in row["strategies"] if (one["stage"], one["compression"]) == (best["stage"], "none")]
+    quickest = min(same, key=lambda one: one["step_s"])
+    gained = 1 - quickest["step_s"] / best["step_s"]
+    words = f"stage {best['stage']}, {best['compression'] if best['compression'] != 'none' else 'uncompressed'}"
+    return f"{words}; {quickest['algorithm']} -{100 * gained:.0f} %" if gained > 0.01 else words
 
 
 def _band(figure: dict[str, Any], times: float, form: str) -> str:

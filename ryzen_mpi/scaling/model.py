@@ -1,8 +1,8 @@
 """The documents' Throughput(P) = Base P (1 + gain), fitted to measurements, beside two laws that know a limit.
 
 Amdahl 1967 in Gunther's form, X(P) = Base P / (1 + s (P - 1)), and the universal scalability law (Gunther 1993; 2007,
-Guerrilla Capacity Planning, chapter 4), X(P) = Base P / (1 + s (P - 1) + k P (P - 1)). All are fitted to the logarithms,
-so that errors are relative; intervals by a bootstrap over launches within each P.
+Guerrilla Capacity Planning, chapter 4), X(P) = Base P / (1 + s (P - 1) + k P (P - 1)). All are fitted to logarithms, so
+that errors are relative; intervals by a bootstrap over launches within each P.
 """
 
 from __future__ import annotations
@@ -142,19 +142,21 @@ def misses(points: Points) -> list[str]:
     worst = max(formula.residuals, key=lambda p: abs(formula.residuals[p]))
     gain, most = formula.parameters["gain"], max(points)
     lines = [
-        f"fitted gain {100 * gain.value:+.1f} % ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}); at {worst} ranks the "
-        f"measured throughput is {100 * formula.residuals[worst]:+.1f} % off the formula",
+        f"fitted gain {100 * gain.value:+.1f} % ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}); measured at {worst} "
+        f"ranks: {100 * formula.residuals[worst]:+.1f} % off the formula",
         f"it grows without bound: {FAR} ranks would do {formula.at(FAR):.4g} samples/s, {FAR / most:.0f} times what "
         f"{most} did, whatever the network",
     ]
     if gain.low > 0:
         lines.append(
-            "a gain above 0 means that a rank is faster among others than alone: beyond what a smaller share in a cache "
-            "can give, that is an error of measurement"
+            "a gain above 0 means that a rank is faster among others than alone: beyond what caches give to smaller "
+            "shares, that is an error of measurement"
         )
     others = {name: fit(name, points) for name in laws}
-    compared = ", ".join(f"{one.name} {100 * one.left_out_error:.1f} %" for one in (formula, *others.values()))
-    lines.append(f"median error where one number of ranks is left out and predicted from the others: {compared}")
+    known = [one for one in (formula, *others.values()) if one.left_out]
+    if known:
+        compared = ", ".join(f"{one.name} {100 * one.left_out_error:.1f} %" for one in known)
+        lines.append(f"median error where one number of ranks is left out and predicted from the others: {compared}")
     if len(points) < 3:
         lines.append("two numbers of ranks fit any law of two parameters: only a third can tell them apart")
     return lines

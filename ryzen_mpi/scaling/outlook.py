@@ -15,7 +15,7 @@ from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling import model
 from ryzen_mpi.scaling.calibrate import checkpoint
 from ryzen_mpi.scaling.calibration import Calibration
-from ryzen_mpi.scaling.collective import Link
+from ryzen_mpi.scaling.collective import OURS, Link
 from ryzen_mpi.scaling.draws import DRAWS, Values, draw
 from ryzen_mpi.scaling.reliability import saving
 from ryzen_mpi.scaling.simulate import Cluster, predict, traffic
@@ -101,7 +101,7 @@ def answer(calibration: Calibration, settings: Settings, question: Question) -> 
     for ranks in question.ranks:
         found = predict(draws, settings, cluster, ranks)
         row = asdict(found) | {"strategies": [asdict(one) for one in candidates(draws[0], settings, cluster, ranks)]}
-        row["best"] = next((one for one in row["strategies"] if one["fits"] and one["same_learning"]), None)
+        row["best"] = next((one for one in row["strategies"] if _can_be_had(one)), None)
         row["saving"] = None
         if written and failures:
             kept = saving(written[0], float(failures["mtbf_node_s"]), found.nodes, question.restart_s)
@@ -123,8 +123,13 @@ def answer(calibration: Calibration, settings: Settings, question: Question) -> 
     }
 
 
+def _can_be_had(strategy: dict[str, Any]) -> bool:
+    """Whether it fits, is built, and learns what the uncompressed sum learns."""
+    return strategy["fits"] and strategy["same_learning"] and strategy["algorithm"] == OURS
+
+
 def measured(calibration: Calibration) -> dict[int, list[float]]:
-    """Throughput of each launch of one and of two ranks at the largest micro-batch measured both ways; empty by hand."""
+    """Throughput of each launch of one and of two ranks, at the most samples a rank measured; empty by hand."""
     points: dict[int, list[float]] = {}
     for launch in calibration.launches:
         if launch["threads"] != calibration.threads or launch["nodes"] > 1:

@@ -16,7 +16,8 @@ import numpy as np
 TAIL_FROM = 0.9
 MOST_EXCESS = 0.5
 """Of the tail's mean excess: beyond, its exponential would have no mean to speak of; nothing measured comes near."""
-LEVELS = np.concatenate([np.linspace(0, TAIL_FROM, 181), np.linspace(TAIL_FROM, 1, 21)[1:]])
+LEVELS = np.concatenate([np.linspace(0, TAIL_FROM, 181), TAIL_FROM + (1 - TAIL_FROM) * (np.arange(20) + 0.5) / 20])
+"""Of the tail the middles of equal parts, whose mean is the tail's: the largest value seen would weigh too much."""
 _GRID = (np.arange(4000) + 0.5) / 4000
 
 
