@@ -51,14 +51,16 @@ def calibrate(
 ) -> Calibration:
     """A calibration for `per_node` ranks a node, from `launches` launches each of one and of two ranks. Local.
 
-    In an allocation of several nodes also from as many of two ranks on two nodes. `folder`: where probes and their
+    In an allocation of several nodes also from as many of two ranks on two nodes, and only so for one rank a node. `folder`: where probes and their
     checkpoints are written; all nodes must see it. Raises UserError.
     """
     nodes, settings = nodes or Nodes(), load_settings(config, overrides)
     cores = len(read_topology().cores)
     threads = settings.hardware.num_threads or max(1, cores // per_node)
     found: list[dict[str, Any]] = []
-    plan = [(1, 1, ("compute", "checkpoint")), (2, 2, tuple(part for part in PARTS if part != "checkpoint"))]
+    plan = [(1, 1, ("compute", "checkpoint"))]
+    if per_node > 1 or nodes.count == 1:
+        plan.append((2, 2, tuple(part for part in PARTS if part != "checkpoint")))
     if nodes.count > 1:
         plan.append((2, 1, ("compute", "together", "messages", "compression")))
     for _ in range(launches):

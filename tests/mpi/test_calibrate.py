@@ -21,7 +21,9 @@ TINY = (
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
     folder, told = tmp_path_factory.mktemp("calibration"), []
-    calibrate("scaling_benchmark", TINY, folder, launches=2, rounds=2, steps=2, tell=told.append).write(folder / "c.json")
+    calibrate("scaling_benchmark", TINY, folder, launches=2, rounds=2, steps=2, tell=told.append).write(
+        folder / "c.json"
+    )
     assert not list(folder.glob("probe-*"))  # probes leave nothing
     return read(folder / "c.json"), told
 
