@@ -32,12 +32,12 @@ CASES = {
         "hardware.dtype=float32",
         "model.embedding_dim=512",
         "model.feed_forward_dim=2048",
-        "training.batch_size=4",
+        "training.batch_size=8",
     ),
 }
 RANKS = (3, 4)
 TOTAL = 12
-"""Global batch of the strong cases, in shares of micro-batches: a quarter of it is less than a micro-batch."""
+"""Global batch of the strong cases, in eighths of a micro-batch: 3 and 4 divide it, into less than a micro-batch."""
 BATCH = """\
 #!/bin/bash
 #SBATCH --nodes=4
@@ -106,7 +106,7 @@ def predicted(name: str, calibration: Any, options: argparse.Namespace, words: t
 
     rows, per_node = [], 1 if in_lab else max(RANKS)
     weak = load_settings(options.profile, words)
-    total = TOTAL * max(1, weak.training.batch_size // 4)
+    total = TOTAL * max(1, weak.training.batch_size // 8)
     strong = load_settings(options.profile, [*words, f"training.global_batch={total}"])
     draws = draw(calibration, traffic(weak, 1, 1)[0])
     link = link_of(Question(RANKS), calibration, draws[0])[0]
@@ -158,10 +158,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         band = row["predicted"]
+        said = f"{band['value']:8.1f} samples/s ({band['low']:.1f} to {band['high']:.1f})"
         print(
-            f"{row.get('mbit', ''):>5} {row['case']:9} {row['mode']:6} {row['ranks']} ranks: predicted "
-            f"{band['value']:8.1f} samples/s ({band['low']:.1f} to {band['high']:.1f}), measured {row['measured']:8.1f}, "
-            f"error {100 * row['error']:+6.1f} %, {'within' if row['within'] else 'OUTSIDE'} the band"
+            f"{row.get('mbit', ''):>5} {row['case']:9} {row['mode']:6} {row['ranks']} ranks: predicted {said}, did "
+            f"{row['measured']:8.1f}, error {100 * row['error']:+6.1f} %, {'within' if row['within'] else 'OUTSIDE'}"
         )
     found = summary(rows)
     print(

@@ -51,8 +51,8 @@ def calibrate(
 ) -> Calibration:
     """A calibration for `per_node` ranks a node, from `launches` launches each of one and of two ranks. Local.
 
-    In an allocation of several nodes also from as many of two ranks on two nodes, and only so for one rank a node. `folder`: where probes and their
-    checkpoints are written; all nodes must see it. Raises UserError.
+    In an allocation of several nodes also from as many of two ranks on two nodes, and only so for one rank a node.
+    `folder`: where probes and their checkpoints are written; all nodes must see it. Raises UserError.
     """
     nodes, settings = nodes or Nodes(), load_settings(config, overrides)
     cores = len(read_topology().cores)
