@@ -17,6 +17,11 @@ _COMMANDS = {
     "resize": ("ryzen_mpi.commands.resize", "command", "Go on with another number of ranks, while a run trains."),
     "rollback": ("ryzen_mpi.commands.rollback", "command", "Go on with fewer ranks, or from an older checkpoint."),
     "plan": ("ryzen_mpi.commands.plan", "command", "Reckon memory, operations and communication of a run."),
+    "simulate": (
+        "ryzen_mpi.commands.simulate",
+        "command",
+        "Predict throughput, memory and saving on up to 4096 ranks.",
+    ),
     "generate": ("ryzen_mpi.commands.generate", "command", "Continue a text with a trained model."),
     "metrics": ("ryzen_mpi.commands.metrics", "metrics_command", "Show or export what a run recorded."),
     "bench": ("ryzen_mpi.commands.bench", "command", "Measure communication: OSU's benchmarks on several backends."),
