@@ -87,6 +87,9 @@ class Training(Section):
     """Micro-batches a rank and step; ignored where `global_batch` is given."""
     global_batch: Positive | None = None
     """Sequences in a step over all ranks; default batch_size x gradient_accumulation_steps x ranks."""
+    virtual_ranks: Positive = 1
+    """Ranks that one process plays, one after the other: the arithmetic of as many real ranks of one node (backend mpi,
+    stage 0), bit for bit, for debugging without MPI. Needs a world of one process."""
     learning_rate: PositiveFloat = 1e-3
     min_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Learning rate at the end of the cosine, as a share of `learning_rate`."""
@@ -187,6 +190,20 @@ class Settings(Section):
     data: Data = Data()
 
     @model_validator(mode="after")
+    def _virtual_ranks_hold_everything(self) -> Settings:
+        wrong = [f"hardware.zero_stage={self.hardware.zero_stage}"] if self.hardware.zero_stage else []
+        if self.distributed.compression != "none":
+            wrong.append(f"distributed.compression={self.distributed.compression}")
+        if self.distributed.backend not in ("auto", "mpi"):
+            wrong.append(f"distributed.backend={self.distributed.backend}")
+        if self.training.virtual_ranks > 1 and wrong:
+            raise ValueError(
+                f"training.virtual_ranks={self.training.virtual_ranks} plays the ranks of one node over backend mpi, "
+                f"stage 0 and uncompressed; given: {', '.join(wrong)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Settings:
         room = self.hardware.max_seq_length
         if room is not None and room < self.model.seq_length:
@@ -208,6 +225,6 @@ class Settings(Section):
         return self.hardware.max_seq_length or self.model.seq_length
 
     def global_batch(self, ranks: int) -> int:
-        """Sequences in one step over all `ranks`."""
-        training = self.training
+        """Sequences in one step over all `ranks` (processes)."""
+        training, ranks = self.training, ranks * self.training.virtual_ranks
         return training.global_batch or training.batch_size * training.gradient_accumulation_steps * ranks

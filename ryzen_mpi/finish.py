@@ -112,6 +112,7 @@ def summarise(
         "version": __version__,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "ranks": world.size,
+        "virtual_ranks": settings.training.virtual_ranks,
         "nodes": world.nodes,
         "steps": step.progress.step,
         "samples": step.progress.samples,
@@ -139,7 +140,9 @@ def show_summary(console: Console, summary: dict[str, Any], run: RunDirectory) -
     """The summary as a table on rank 0."""
     held_out, reference = summary["held_out"], summary["reference"] or {}
     known = [f"{text} {reference[key]:.4f}" for key, text in _REFERENCES if reference.get(key) is not None]
+    virtual = summary.get("virtual_ranks", 1)
     rows = [
+        *([("ranks", f"{virtual} virtual ones, played by one process one after the other")] if virtual > 1 else []),
         ("steps, samples", f"{summary['steps']}, {summary['samples']} ({summary['skipped_steps']} steps skipped)"),
         (
             "held-out loss",

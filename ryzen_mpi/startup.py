@@ -33,11 +33,16 @@ def check_processes(world: World, settings: Settings) -> None:
             f"distributed.min_processes={least}: at least {least} processes are needed, and {world.size} started",
             f"mpirun -np {least} python -m ryzen_mpi.train …",
         )
-    batch = settings.training.global_batch
-    if batch is not None and batch < world.size:
+    batch, virtual = settings.training.global_batch, settings.training.virtual_ranks
+    if virtual > 1 and world.size > 1:
         raise UserError(
-            f"training.global_batch={batch} is less than one sample a rank for {world.size} ranks",
-            f"at least {world.size}",
+            f"training.virtual_ranks={virtual} plays all ranks in one process, and {world.size} processes started",
+            "start it without mpirun, or leave training.virtual_ranks out",
+        )
+    if batch is not None and batch < world.size * virtual:
+        raise UserError(
+            f"training.global_batch={batch} is less than one sample a rank for {world.size * virtual} ranks",
+            f"at least {world.size * virtual}",
         )
 
 
@@ -143,8 +148,13 @@ def choose_global_batch(world: World, settings: Settings, checkpoint: Checkpoint
         return int(kept), "as the resumed run had it"
     training = settings.training
     return settings.global_batch(world.size), (
-        f"{training.batch_size} a micro-batch x {training.gradient_accumulation_steps} x {world.size} ranks"
+        f"{training.batch_size} a micro-batch x {training.gradient_accumulation_steps} x {_ranks(world, settings)}"
     )
+
+
+def _ranks(world: World, settings: Settings) -> str:
+    virtual = settings.training.virtual_ranks
+    return f"{virtual} virtual ranks" if virtual > 1 else f"{world.size} ranks"
 
 
 def show(
@@ -168,7 +178,7 @@ def show(
         f"{model.feed_forward_dim}, vocabulary {model.vocab_size}, {model.seq_length} tokens a sample"
     )
     rows = [
-        ("world", f"{world.size} ranks on {world.nodes} node(s), started by {world.launcher}"),
+        ("world", f"{_ranks(world, settings)} on {world.nodes} node(s), started by {world.launcher}"),
         (
             "backend",
             f"{group.description}, store {group.store_address}, timeout {group.timeout_s:g} s",

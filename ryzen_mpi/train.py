@@ -85,12 +85,12 @@ def train(
     from ryzen_mpi.finish import Ending, close_run, show_complete
     from ryzen_mpi.training.choose import make_strategy
     from ryzen_mpi.training.state import restore
-    from ryzen_mpi.training.step import TrainingStep
     from ryzen_mpi.training.stop import StopRequest
     from ryzen_mpi.training.tools import open_tools
+    from ryzen_mpi.training.virtual import make_step, threads
     from ryzen_mpi.training.witness import Witness
 
-    torch.set_num_threads(settings.hardware.num_threads or place.mine.threads)
+    torch.set_num_threads(threads(settings, place.mine.threads))
     need = startup.check_memory(world, settings, place.domains)
     run = startup.claim_run_directory(world, run_dir, config)
     beacon.beat("connect")
@@ -102,7 +102,7 @@ def train(
         beacon.beat("restore")
         batch = startup.choose_global_batch(world, settings, checkpoint)
         strategy = partial(make_strategy, domain=place.mine.domain)
-        step = TrainingStep(settings, source, world.rank, world.size, batch[0], strategy)
+        step = make_step(settings, source, world.rank, world.size, batch[0], strategy=strategy)
         restore(world, step, checkpoint)
         keep_freed_memory()  # not before: what starting up took once would stay
         total = step.total_steps

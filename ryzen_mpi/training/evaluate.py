@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ryzen_mpi.data.sampler import rank_slice
 from ryzen_mpi.data.source import TokenSource
@@ -28,7 +29,6 @@ class HeldOut:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
-@torch.no_grad()
 def evaluate(
     model: Transformer,
     source: TokenSource,
@@ -43,6 +43,23 @@ def evaluate(
     The figures are sums over tokens in float64, so they hardly depend on how many ranks share the work.
     `beat` is called after each batch.
     """
+    sums = held_out_sums(model, source, samples, batch_size, rank, ranks, beat)
+    if ranks > 1:
+        dist.all_reduce(sums)
+    return of_sums(sums)
+
+
+@torch.no_grad()
+def held_out_sums(
+    model: Transformer,
+    source: TokenSource,
+    samples: int,
+    batch_size: int,
+    rank: int,
+    ranks: int,
+    beat: Callable[[], object],
+) -> Tensor:
+    """[3] loss, right predictions and tokens of the share of `rank` in what `evaluate` looks at. Local."""
     count = min(samples, source.num_held_out)
     share = rank_slice(count, rank, ranks)
     model.eval()
@@ -54,6 +71,9 @@ def evaluate(
         loss, right = head_score(hidden.flatten(0, 1), model.head_weight, batch[:, 1:].flatten())
         sums += torch.tensor([float(loss), float(right), batch[:, 1:].numel()], dtype=torch.float64)
         beat()
-    if ranks > 1:
-        dist.all_reduce(sums)
+    return sums
+
+
+def of_sums(sums: Tensor) -> HeldOut:
+    """The figures of `held_out_sums` summed over all ranks."""
     return HeldOut(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))

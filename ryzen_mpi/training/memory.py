@@ -98,7 +98,7 @@ def _state(settings: Settings, ranks: int, nodes: int, domains: int) -> list[Par
         narrow = item if item < wide else 0
         return [
             Part("weights", count * narrow),
-            Part("gradients", count * wide + one),
+            Part("gradients", count * wide * (1 if settings.training.virtual_ranks == 1 else 2) + one),
             Part("optimizer", 3 * count * wide),
             Part("arenas"),
         ]

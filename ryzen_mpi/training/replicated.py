@@ -91,13 +91,21 @@ class Replicated:
         return self.reducer.finish()
 
     def square_norm(self) -> float:
-        share = -(-self.layout.size // self.ranks)
-        return square_sum(self.flat.gradient[share * self.rank : share * (self.rank + 1)])
+        return self.square_norm_of(self.rank, self.ranks)
+
+    def square_norm_of(self, rank: int, ranks: int) -> float:
+        """The part of `rank` of `ranks` in the gradient's squared L2 norm. Local."""
+        share = -(-self.layout.size // ranks)
+        return square_sum(self.flat.gradient[share * rank : share * (rank + 1)])
 
     def layer_moments(self, layers: Mapping[str, list[int]]) -> Tensor:
+        return self.layer_moments_of(layers, self.rank, self.ranks)
+
+    def layer_moments_of(self, layers: Mapping[str, list[int]], rank: int, ranks: int) -> Tensor:
+        """[layers, 2] the part of `rank` of `ranks` in the sums of the gradient and of its square. Local."""
         rows = []
         for numbers in layers.values():  # every rank has all of it, and looks at some
-            mine = [self.layout.places[n] for n in numbers if n % self.ranks == self.rank]
+            mine = [self.layout.places[n] for n in numbers if n % ranks == rank]
             rows.append(moments(self.flat.view(self.flat.gradient, place) for place in mine))
         return torch.tensor(rows, dtype=torch.float64)
 

@@ -21,7 +21,7 @@ from ryzen_mpi.training.checkpoint_reading import (
     open_tensors,
 )
 from ryzen_mpi.training.flat import FlatParameters, Layout
-from ryzen_mpi.training.reduce import broadcast_vector
+from ryzen_mpi.training.reduce import broadcast_vector, world_size
 from ryzen_mpi.training.shards import stem
 from ryzen_mpi.training.step import Progress, TrainingStep
 from ryzen_mpi.training.strategy import VECTORS, Stretch
@@ -167,7 +167,7 @@ def restore(world: World, step: TrainingStep, checkpoint: Checkpoint | None) -> 
     strategy, alone = step.strategy, step.strategy.cut is None
     if not alone or step.rank == 0:
         strategy.load(read_stretches(checkpoint, strategy.layout))
-    if alone and step.ranks > 1:
+    if alone and world_size(step.group) > 1:
         for _, vector in strategy.vectors():
             broadcast_vector(vector, step.group)
     step.progress = Progress(**checkpoint.state["progress"])

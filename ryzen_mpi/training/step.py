@@ -77,6 +77,15 @@ class StepOutcome:
         return float(self.table.plain_bytes.sum()) / sent if sent else math.nan
 
 
+@dataclass(frozen=True)
+class Part:
+    """One rank's part in a step: of the loss (nats per token; the parts add up), right predictions, and tokens."""
+
+    loss: float
+    right: int
+    tokens: int
+
+
 class TrainingStep:
     """The state of training on one rank and the step that moves it on.
 
@@ -119,15 +128,7 @@ class TrainingStep:
         done = self.progress
         count = min(self.global_batch, self.total_samples - done.samples)
         tokens = count * self.settings.model.seq_length
-        loss, right, mine = self._forward_backward(done.samples, count, 1.0 / tokens)
-        communication_s = self.strategy.reduce()
-        square = self.strategy.square_norm()
-        finite = math.isfinite(loss) and math.isfinite(square)
-        rss, cpu_share = self.usage.sample()
-        sent = self.strategy.traffic
-        table, agreed_s = self.agreement.gather(
-            Row(finite, stop, loss, square, right, mine, sent.sent, sent.plain, *self._last, rss, cpu_share)
-        )
+        table, communication_s = self._gradient(done.samples, count, stop)
         skipped = not table.finite.all()
         norm = math.sqrt(table.square_norm.sum())
         rate = learning_rate(done.step, self.total_steps, self.settings.training)
@@ -136,7 +137,7 @@ class TrainingStep:
             clip = self.settings.training.clip_norm
             self.strategy.update(clip / norm if clip and norm > clip else 1.0, rate)
         self.progress = Progress(done.step + 1, done.samples + count, done.skipped + skipped)
-        self._last = (time.perf_counter() - started, communication_s + agreed_s)
+        self._last = (time.perf_counter() - started, communication_s)
         return StepOutcome(
             self.progress.step,
             self.progress.samples,
@@ -163,20 +164,38 @@ class TrainingStep:
         samples, batch = training.eval_samples, training.batch_size
         return evaluate(self.model, self.source, samples, batch, self.rank, self.ranks, beat)
 
-    def micro_batches(self, position: int, count: int) -> Iterator[np.ndarray]:
-        """This rank's share of `count` stream positions from `position`, in micro-batches of at most batch_size."""
-        share = rank_slice(count, self.rank, self.ranks)
+    def micro_batches(self, position: int, count: int, rank: int | None = None) -> Iterator[np.ndarray]:
+        """This rank's (or `rank`'s) share of `count` stream positions from `position`, at most batch_size at a time."""
+        share = rank_slice(count, self.rank if rank is None else rank, self.ranks)
         positions = np.arange(position + share.start, position + share.stop)
         size = self.settings.training.batch_size
         for start in range(0, len(positions), size):
             yield positions[start : start + size]
 
-    def _forward_backward(self, position: int, count: int, scale: float) -> tuple[float, int, int]:
-        """This rank's part of the loss, its right predictions and its tokens; gradients on their way."""
+    def _gradient(self, position: int, count: int, stop: int) -> tuple[Table, float]:
+        """The sum over ranks of the gradients of `count` samples from `position`, left in the strategy. Collective.
+
+        Returns the rows of all ranks, and the seconds this rank was blocked.
+        """
+        part = self._forward_backward(position, count, self.rank)
+        blocked_s = self.strategy.reduce()
+        row = self._row(stop, part, self.strategy.square_norm(), *self.usage.sample())
+        table, agreed_s = self.agreement.gather(row)
+        return table, blocked_s + agreed_s
+
+    def _row(self, stop: int, part: Part, square: float, rss: int, cpu_share: float) -> Row:
+        """A rank's words at a step of which it did `part`; `square`: its part of the gradient's squared norm."""
+        finite, sent = math.isfinite(part.loss) and math.isfinite(square), self.strategy.traffic
+        sums = (part.loss, square, part.right, part.tokens, sent.sent, sent.plain)
+        return Row(finite, stop, *sums, *self._last, rss, cpu_share)
+
+    def _forward_backward(self, position: int, count: int, rank: int) -> Part:
+        """The part of `rank` in a step of `count` samples from `position`; gradients on their way."""
         seed, dropout = self.settings.training.seed, self.settings.model.dropout
+        scale = 1.0 / (count * self.settings.model.seq_length)
         self.model.train()
         self.strategy.begin()
-        batches = list(self.micro_batches(position, count))
+        batches = list(self.micro_batches(position, count, rank))
         loss, right = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
         for number in range(self._rounds(count)):
             if number < len(batches):
@@ -190,7 +209,7 @@ class TrainingStep:
                 loss += part.detach()
                 right += hits
             self.strategy.after_micro_batch()
-        return float(loss), int(right), sum(map(len, batches)) * self.settings.model.seq_length
+        return Part(float(loss), int(right), sum(map(len, batches)) * self.settings.model.seq_length)
 
     def _rounds(self, count: int) -> int:
         """Micro-batches of the rank that has the most, of a step of `count` samples."""
@@ -199,9 +218,13 @@ class TrainingStep:
 
     def _variance(self) -> list[float]:
         """Variance of each layer's gradient elements. Collective."""
-        places = self.strategy.layout.places
+        places, sums = self.strategy.layout.places, self._moments()
+        sizes = [sum(places[number].shape.numel() for number in numbers) for numbers in self.layers.values()]
+        return [square / size - (total / size) ** 2 for (total, square), size in zip(sums.tolist(), sizes, strict=True)]
+
+    def _moments(self) -> torch.Tensor:
+        """[layers, 2] sums of the gradient and of its square over all ranks. Collective."""
         sums = self.strategy.layer_moments(self.layers)
         if self.ranks > 1:
             dist.all_reduce(sums, group=self.group)
-        sizes = [sum(places[number].shape.numel() for number in numbers) for numbers in self.layers.values()]
-        return [square / size - (total / size) ** 2 for (total, square), size in zip(sums.tolist(), sizes, strict=True)]
+        return sums

@@ -78,7 +78,7 @@ def open_tools(
         run.remove_complete()  # the run goes on
         metrics = Hdf5Sink(
             run.metrics,
-            world.size,
+            step.ranks,
             list(step.layers),
             resumed,
             run={"run": run.path.name, "profile": profile},

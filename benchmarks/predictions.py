@@ -1,0 +1,228 @@
+"""Predictions made before the run, from launches of 1 and 2 ranks, against measurements at 3 and 4 ranks.
+
+    python benchmarks/predictions.py [--launches 4] [--rounds 6] [--save]
+    python benchmarks/predictions.py --lab [--mbit 50 200 1000] [--save]       # needs tests/lab/README.md
+
+Every prediction is written down before the launches it is about. A case is calibrated, predicted and measured before
+the next one begins. `error` is predicted over measured throughput less 1, the measured one being the median of the
+launches; `within` tells whether that lies in the 95 % band of one launch. On a machine with fewer cores than ranks the
+ranks take turns on cores, which the calibration measures with two ranks on one core: the figures test the model, they
+say nothing about scaling. In the lab four hosts share the cores of this machine, one rank each, and the network of the
+first is limited both ways. Run it on an idle machine only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+
+REPO = Path(__file__).parents[1]
+LIMIT_S = 3600.0
+CASES = {
+    "float32": ("hardware.dtype=float32",),
+    "bfloat16": ("hardware.dtype=bfloat16",),
+    "wide": (
+        "hardware.dtype=float32",
+        "model.embedding_dim=512",
+        "model.feed_forward_dim=2048",
+        "training.batch_size=8",
+    ),
+}
+RANKS = (3, 4)
+TOTAL = 12
+"""Global batch of the strong cases, in eighths of a micro-batch: 3 and 4 divide it, into less than a micro-batch."""
+BATCH = """\
+#!/bin/bash
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --output={output}
+# One network, which is the limited one; the hosts share this machine's cores: a rank that spins takes another's.
+export OMPI_MCA_btl_tcp_if_include=eth0 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp
+export OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+exec {repo}/env/run python {repo}/benchmarks/predictions.py --inside {result} {words}
+"""
+IN_LAB = ("hardware.bind=none", "hardware.num_threads=1", "distributed.timeout_s=120")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--launches", type=int, default=4, help="of each kind, to calibrate and to measure")
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each side in a launch")
+    parser.add_argument("--steps", type=int, default=3, help="steps of a turn")
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--profile", default="scaling_benchmark")
+    parser.add_argument("--lab", action="store_true", help="on the four hosts of the test lab, a rank each")
+    parser.add_argument("--mbit", type=int, nargs="+", default=[50, 200, 1000], help="bandwidths of the lab")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
+    parser.add_argument("--inside", metavar="FILE", help=argparse.SUPPRESS)  # the lab job's part
+    parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE")
+    return parser.parse_intermixed_args()
+
+
+def case(name: str, options: argparse.Namespace, folder: Path, nodes: Any, in_lab: bool) -> list[dict[str, Any]]:
+    """Calibrates, predicts and then measures one case; a row for every number of ranks and mode."""
+    from ryzen_mpi.scaling.calibrate import calibrate
+
+    words = (*CASES[name], *(IN_LAB if in_lab else ()), *options.overrides)
+    calibration = calibrate(
+        options.profile,
+        words,
+        folder,
+        per_node=1 if in_lab else max(RANKS),
+        launches=options.launches,
+        rounds=options.rounds,
+        steps=options.steps,
+        nodes=nodes,
+        tell=lambda text: print(f"  {name}: {text}", flush=True),
+    )
+    rows = predicted(name, calibration, options, words, in_lab)
+    (folder / f"predicted-{name}.json").write_text(json.dumps(rows))  # before anything of it is measured
+    for ranks in RANKS:
+        mine = [row for row in rows if row["ranks"] == ranks]
+        for number, launch in enumerate(measured(ranks, mine, calibration, options, words, folder, nodes, in_lab)):
+            print(f"  {name}: measured {number + 1} of {options.launches} on {ranks} ranks", flush=True)
+            for row in mine:
+                turn_s = launch["cells"][f"together:{row['share']}"]["turn_s"]
+                row["launches"].append(ranks * row["share"] * len(turn_s) / sum(turn_s))
+    return [compared(row) for row in rows]
+
+
+def predicted(name: str, calibration: Any, options: argparse.Namespace, words: tuple, in_lab: bool) -> list[dict]:
+    """What the simulator says of every number of ranks and mode."""
+    from dataclasses import asdict
+
+    from ryzen_mpi.scaling.draws import draw
+    from ryzen_mpi.scaling.outlook import Question, link_of
+    from ryzen_mpi.scaling.simulate import Cluster, predict, traffic
+    from ryzen_mpi.settings import load_settings
+
+    rows, per_node = [], 1 if in_lab else max(RANKS)
+    weak = load_settings(options.profile, words)
+    total = TOTAL * max(1, weak.training.batch_size // 8)
+    strong = load_settings(options.profile, [*words, f"training.global_batch={total}"])
+    draws = draw(calibration, traffic(weak, 1, 1)[0])
+    link = link_of(Question(RANKS), calibration, draws[0])[0]
+    node = (calibration.cores, calibration.threads, calibration.memory_bytes, link, in_lab, in_lab)
+    for ranks in RANKS:
+        for mode, settings in (("weak", weak), ("strong", strong)):
+            found = predict(draws, settings, Cluster(per_node, *node), ranks)
+            row = {"case": name, "mode": mode, "ranks": ranks, "share": found.global_batch // ranks, "launches": []}
+            rows.append(row | {"predicted": asdict(found.throughput), "parts": found.parts, "at": time.time()})
+    return rows
+
+
+def measured(
+    ranks: int, rows: list, calibration: Any, options: argparse.Namespace, words: tuple, folder: Path, nodes: Any,
+    in_lab: bool,
+):  # fmt: skip
+    """Answers of launches that train together on `ranks` ranks, one after the other."""
+    from ryzen_mpi.scaling.calibrate import probe
+    from ryzen_mpi.scaling.request import Request
+
+    shares = tuple(sorted({row["share"] for row in rows}))
+    turns = (calibration.threads, options.rounds, options.steps)
+    request = Request(options.profile, words, *turns, ("together",), shares, str(folder), "")
+    for _ in range(options.launches):
+        yield probe(ranks, request, nodes, 1 if in_lab else ranks)
+
+
+def compared(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the measured median, the error and whether it is in the band."""
+    from statistics import median
+
+    value, band = median(row["launches"]), row["predicted"]
+    return row | {
+        "measured": value,
+        "error": band["value"] / value - 1,
+        "within": band["low"] <= value <= band["high"],
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over all predictions: how many, the median and largest error, and the share within the band."""
+    from statistics import median
+
+    errors = [abs(row["error"]) for row in rows]
+    within = sum(row["within"] for row in rows) / len(rows)
+    return {"n": len(rows), "median_error": median(errors), "largest_error": max(errors), "within_band": within}
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        band = row["predicted"]
+        said = f"{band['value']:8.1f} samples/s ({band['low']:.1f} to {band['high']:.1f})"
+        print(
+            f"{row.get('mbit', ''):>5} {row['case']:9} {row['mode']:6} {row['ranks']} ranks: predicted {said}, did "
+            f"{row['measured']:8.1f}, error {100 * row['error']:+6.1f} %, {'within' if row['within'] else 'OUTSIDE'}"
+        )
+    found = summary(rows)
+    print(
+        f"{found['n']} predictions: median error {100 * found['median_error']:.1f} %, largest "
+        f"{100 * found['largest_error']:.1f} %, {100 * found['within_band']:.0f} % within the band",
+        flush=True,
+    )
+
+
+def inside(options: argparse.Namespace) -> None:
+    """The lab job's part, on its first host: all cases at the bandwidth there is."""
+    from ryzen_mpi.scaling.launch import find_nodes
+
+    nodes = find_nodes()
+    assert nodes.count == 4, nodes
+    with tempfile.TemporaryDirectory(dir=Path(options.inside).parent) as folder:
+        rows = [row for name in options.case for row in case(name, options, Path(folder), nodes, in_lab=True)]
+    Path(options.inside).write_text(json.dumps(rows))
+
+
+def in_lab(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All cases at every bandwidth of the first host's network. SystemExit with what the job printed where it fails."""
+    sys.path.append(str(REPO))  # for `tests.lab`, which is no installed package
+    from tests.lab.cluster import Cluster
+    from tests.lab.faults import bandwidth_limit
+
+    rows = []
+    counts = f"--launches {options.launches} --rounds {options.rounds} --steps {options.steps} --profile "
+    words = " ".join([counts + options.profile, "--case", *options.case, "--", *options.overrides])
+    with Cluster() as lab:
+        output, result = lab.shared / "predictions.out", lab.shared / "predictions.json"
+        text = BATCH.format(output=output, repo=REPO, result=result, words=words)
+        for mbit in options.mbit:
+            result.unlink(missing_ok=True)
+            with bandwidth_limit(lab, "node1", mbit * 1_000_000):
+                state = lab.wait_job(lab.sbatch(text), timeout_s=LIMIT_S).state
+            if not result.exists():
+                sys.exit(f"the job ended as {state}:\n{output.read_text(errors='replace')[-4000:]}")
+            rows += [row | {"mbit": mbit} for row in json.loads(result.read_text())]
+            show(rows)
+    return rows
+
+
+def main() -> None:
+    options = arguments()
+    if options.inside:
+        inside(options)
+        return
+    if options.lab:
+        rows = in_lab(options)
+    else:
+        from ryzen_mpi.scaling.launch import Nodes
+
+        with tempfile.TemporaryDirectory() as folder:
+            rows = [row for name in options.case for row in case(name, options, Path(folder), Nodes(), in_lab=False)]
+    show(rows)
+    if options.save:
+        name = "predictions-lab" if options.lab else "predictions"
+        kept = common.save(name, {"profile": options.profile, **summary(rows), "rows": rows})
+        print(f"kept in {kept.relative_to(REPO)}")
+
+
+if __name__ == "__main__":
+    main()
