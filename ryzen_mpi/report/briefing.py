@@ -28,7 +28,6 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
     ordered = sorted(folders, key=lambda facts: facts.ended_s or 0)
     newest = ordered[-1]
     verdict = newest.verdict
-    phase = verdict.phase if verdict is not None else "unknown"
     when = moment_text(newest.ended_s) if newest.ended_s is not None else "no result yet"
     sections = (
         _trend_section(ordered),
@@ -37,7 +36,7 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
     )
     return Report(
         kind="briefing",
-        title=f"Briefing, phase {phase}",
+        title=f"Briefing, phase {newest.phase}",
         subtitle=f"results of {when}" + (f", judged by the {verdict.set} set" if verdict is not None else ""),
         headline=_headline(verdict),
         made=now,
@@ -50,7 +49,7 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
 def _headline(verdict: Verdict | None) -> Headline:
     if verdict is None:
         return Headline("Not judged", "unknown", "No gate has judged these results.")
-    reason = _brief(verdict.reasons[0]) if verdict.reasons else "no reason was given"
+    reason = _brief(verdict.reasons[0].removeprefix(f"{verdict.verdict}: ")) if verdict.reasons else "no reason given"
     return Headline(
         verdict.verdict, verdict.tone, _SENTENCES[verdict.verdict].format(phase=verdict.phase, reason=reason)
     )  # fmt: skip
@@ -95,7 +94,7 @@ def _point(facts: ResultsFacts, like: Row) -> Point | None:
 
 def find_risks(facts: ResultsFacts) -> tuple[Advice, ...]:
     """The gravest of what the verdict and the results show, at most MOST_RISKS. Pure."""
-    found = [Advice("act", _brief(f"{name} was refused: {why}")) for name, why in facts.damaged]
+    found = [Advice("act", _brief(f"refused: {text}")) for text in facts.damaged]
     for row in facts.verdict.rows if facts.verdict is not None else ():
         if row.tone == "bad":
             what = f"{row.name} is {Shown('', row.value, row.unit).text} ({row.verdict}, threshold {row.threshold})"
@@ -115,7 +114,7 @@ def next_step(facts: ResultsFacts) -> str:
     """What to do now, with the command for it. Pure."""
     verdict = facts.verdict
     if verdict is None:
-        return "Judge the results: ryzen-mpi gate PHASE."
+        return f"Have the results judged: ryzen-mpi gate {facts.phase}."
     if verdict.verdict == "GO":
         following = NEXT.get(verdict.phase)
         onwards = f"start phase {following}" if following else "put the cluster to its work"

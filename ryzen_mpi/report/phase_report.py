@@ -33,16 +33,15 @@ def phase_report(facts: ResultsFacts, now: float) -> Report:
         _check_section(facts),
         Section("Between the ranks", pictures=tuple(_heat_maps(facts))),
         Section("Advice", advice=by_urgency(phase_advice(facts))),
-        Section("Results refused", tuple(f"{name}: {why}" for name, why in facts.damaged)),
+        Section("Results refused", facts.damaged),
         missing_section(facts.missing),
     )
-    phases = sorted({result.phase for result in facts.results}) or ["unknown"]
     ended = facts.ended_s
     when = moment_text(ended) if ended is not None else "no result yet"
     judged = f", judged by the {verdict.set} set" if verdict is not None else ""
     return Report(
         kind="phase",
-        title=f"Phase {verdict.phase if verdict is not None else listed([clean(name) for name in phases])}",
+        title=f"Phase {facts.phase}",
         subtitle=f"{plural(len(facts.results), 'result')}, newest {when}{judged}",
         headline=phase_headline(facts),
         made=now,
