@@ -20,7 +20,7 @@ from ryzen_mpi.validation.result import Measured, Result
 STATUS_TONES = {"measured": "good", "not measurable": "unknown"}
 THREE = (("throughput",), ("efficiency",), ("communication", "overhead", "share"))
 """The figures an operator asks for first, by words of their names."""
-MOST_HEAT_MAPS = 3
+MOST_HEAT_MAPS, MOST_MARGINS = 3, 32
 
 
 def phase_report(facts: ResultsFacts, now: float) -> Report:
@@ -87,7 +87,7 @@ def _gate_section(verdict: Verdict | None) -> Section:
         (
             row.check,
             row.figure.replace("_", " "),
-            shown_row(row, row.figure),
+            shown_row(row, row.name),
             row.threshold,
             Badge(row.verdict, row.tone),
             row.reason,
@@ -95,6 +95,8 @@ def _gate_section(verdict: Verdict | None) -> Section:
         for row in verdict.rows
     )
     far = [margin for row in verdict.rows if (margin := _margin(row)) is not None]
+    worst = sorted(far, key=lambda margin: margin.ratio)[:MOST_MARGINS]
+    far = [margin for margin in far if margin in worst]
     columns = ("check", "figure", "measured", "threshold", "verdict", "reason")
     return Section("Gate", pictures=(margins(far),) if far else (), tables=(Table(columns, rows),))
 
