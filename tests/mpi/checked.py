@@ -28,9 +28,7 @@ from ryzen_mpi.validation.result import plain
 def apart(world: World) -> World:
     """The same ranks, each on a node of its own."""
     host = f"host{world.rank}"
-    return replace(
-        world, local_rank=0, local_size=1, node=world.rank, nodes=world.size, hostname=host
-    )
+    return replace(world, local_rank=0, local_size=1, node=world.rank, nodes=world.size, hostname=host)
 
 
 def one(world: World, request: dict[str, Any], folder: Path) -> list[dict[str, Any]]:

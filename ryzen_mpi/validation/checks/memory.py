@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ryzen_mpi.units import bytes_text
@@ -17,6 +19,7 @@ WANTED_BYTES = 64e9
 RESERVE_BYTES, RESERVE_SHARE = 1 << 30, 0.05
 """Of a node, kept back for the system and for what else runs: the larger of the two."""
 RESIDENT_LEAST = 0.99
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
 @check("memory", "E1", "the memory of every rank, every page touched and read back", "ranks", limit_s=900)
@@ -29,6 +32,8 @@ def memory(context: Context) -> Findings:
     assert world is not None
     wanted = int(facts.number(context, "bytes_per_rank", WANTED_BYTES))
     facts.placed(context)
+    with suppress(OSError):  # should the node run short after all, this process ends and no other
+        OOM_SCORE.write_text("1000")
     reserve = int(max(RESERVE_BYTES, RESERVE_SHARE * read_memory().total_bytes))
     told = world.exchange.allgather([world.node, probe.spare_bytes()])
     spare = min(left for node, left in told if node == world.node)

@@ -187,7 +187,7 @@ def all_pairs(context: Context) -> Findings:
     nodes = world.exchange.allgather(world.node)
     with wires.connected(world) as ends:
         problems, total = wires.describe(hosts, ends.failed), world.size * (world.size - 1) // 2
-    met = facts.share("connected", total - len(problems), total, "pairs that meet over TCP")
+    met = Measured("connected", (total - len(problems)) / total, "1", total, why="of all pairs of ranks, over TCP")
     if problems:  # MPI would hang where the network does not carry
         why = "not all pairs of ranks are connected"
         missing = [not_measurable(name, unit, why) for name, unit in _PAIR_FIGURES]

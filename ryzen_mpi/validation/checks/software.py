@@ -14,6 +14,8 @@ from ryzen_mpi.validation.registry import Context, check
 from ryzen_mpi.validation.result import Findings, Measured, not_measurable
 
 MAPS = Path("/proc/self/maps")
+OWN_WORDS = ("OMPI_MCA_PREFIXES", "OMPI_MCA_initial_wdir", "OMPI_MCA_num_procs", "OMPI_MCA_cpu_type")
+"""What Open MPI's launcher tells its ranks of itself: nobody set them."""
 PREFIXES = ("OMPI_MCA_", "PRTE_MCA_", "PMIX_MCA_", "UCX_", "GLOO_", "OMP_NUM_THREADS", "OMPI_UNIVERSE_SIZE")
 SMALL_BYTES = 8
 SIZES = (SMALL_BYTES, 4 << 10, 1 << 20, 16 << 20)
@@ -35,7 +37,11 @@ def openmpi(context: Context) -> Findings:
         "version": MPI.Get_library_version().strip("\x00 \n"),
         "libraries": loaded("libmpi"),
         "universe": universe,
-        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIXES)},
+        "environment": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(PREFIXES) and name not in OWN_WORDS
+        },
     }
     ranks = world.exchange.allgather(mine)
     figures, problems, evidence = judge_openmpi(ranks, world.launcher)
@@ -71,7 +77,7 @@ def judge_openmpi(ranks: Sequence[Mapping[str, Any]], launcher: str) -> tuple[li
     evidence = [
         f"rank 0: {ranks[0]['version'].partition(',')[0]}, library {', '.join(ranks[0]['libraries']) or 'unknown'}, "
         f"mpi4py {binding}, started by {launcher}",
-        *(f"rank 0: {name}={value}" for name, value in ranks[0]["environment"].items()),
+        f"rank 0: {' '.join(f'{name}={value}' for name, value in ranks[0]['environment'].items())}",
     ]
     return [figure, slots], problems, evidence
 
