@@ -75,12 +75,14 @@ class Time:
     Attributes:
         trained_s: in the steps of the record, with what lies between them.
         down_s: from the last step that was kept before a fault to the first after it.
+        clock_s: [rows] of them passed at the end of each step: pauses and lost time left out.
         starts: rows that are the first of an attempt.
         faults: attempts that ended in one.
     """
 
     trained_s: float = 0.0
     down_s: float = 0.0
+    clock_s: np.ndarray = field(default_factory=lambda: np.empty(0))
     starts: list[int] = field(default_factory=list)
     faults: int = 0
 
@@ -96,7 +98,7 @@ def time_of(soak: Soak) -> Time:
     if not len(soak.steps):
         return time
     time.starts = [0]
-    time.trained_s = float(soak.wall_s[-1] - soak.wall_s[0] + soak.step_s[0])
+    time.clock_s = soak.wall_s - soak.wall_s[0] + soak.step_s[0]
     broken = False
     began: dict[int, bool] = {}  # step an attempt went on from -> whether a fault led to it
     for before, record in zip(soak.attempts, list(soak.attempts)[1:], strict=False):
@@ -108,10 +110,11 @@ def time_of(soak: Soak) -> Time:
         row = int(np.searchsorted(soak.steps, resumed, side="right"))
         if 0 < row < len(soak.steps):
             gap = float(soak.wall_s[row] - soak.wall_s[row - 1] - soak.step_s[row])
-            time.trained_s -= gap
+            time.clock_s[row:] -= gap
             time.down_s += gap if fault else 0.0
             time.starts.append(row)
     time.starts.sort()
+    time.trained_s = float(time.clock_s[-1])
     return time
 
 
@@ -143,8 +146,8 @@ def windows_of(soak: Soak, time: Time) -> Windows:
     for first, end in zip(time.starts, [*time.starts[1:], len(soak.steps)], strict=True):
         for start in range(first + WARMUP_STEPS, end - each + 1, each):
             last = start + each - 1
-            seconds = soak.wall_s[last] - soak.wall_s[start - 1]
-            at.append(soak.wall_s[last] - soak.wall_s[0])
+            seconds = time.clock_s[last] - time.clock_s[start - 1]
+            at.append(time.clock_s[last])
             rates.append((soak.samples[last] - soak.samples[start - 1]) / seconds if seconds > 0 else np.inf)
     return Windows(np.array(at), np.array(rates))
 
@@ -163,9 +166,17 @@ def cpu_use(soak: Soak, warm: np.ndarray) -> float:
     return float(np.median(used)) / soak.cores if len(used) else float("nan")
 
 
-def memory_growth(soak: Soak, warm: np.ndarray) -> Slope:
-    """Growth of the ranks' resident memory over the whole soak, as a share of it. Pure."""
-    held, at = np.nansum(soak.rank_rss[warm], axis=1), soak.wall_s[warm]
+def memory_growth(soak: Soak, time: Time) -> Slope:
+    """Growth of the ranks' resident memory over the second half of the longest attempt, as a share of it. Pure.
+
+    A leak is a process' own, and its start is no leak: buffers are made when they are first needed.
+    """
+    if not time.starts:
+        return drift([], [])
+    ends = [*time.starts[1:], len(soak.steps)]
+    first, end = max(zip(time.starts, ends, strict=True), key=lambda span: span[1] - span[0])
+    rows = slice(max(first + WARMUP_STEPS, (first + end) // 2), end)
+    held, at = np.nansum(soak.rank_rss[rows], axis=1), time.clock_s[rows]
     middle, length = (float(np.median(held)), float(at[-1] - at[0])) if len(held) else (0.0, 0.0)
     return drift(at, held).scaled(length / middle if middle else 1.0)
 

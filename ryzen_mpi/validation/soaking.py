@@ -122,7 +122,9 @@ def memory_shares(root: Path = NODES) -> dict[str, float]:
     return shares
 
 
-def _watch(run: Supervised, looks: Looks, done: Callable[[], bool], tell: Callable[[str], object], whole: float) -> None:
+def _watch(
+    run: Supervised, looks: Looks, done: Callable[[], bool], tell: Callable[[str], object], whole: float
+) -> None:
     """Looks at the run until `done`. Raises UserError where it does not begin to train or is given up."""
     began = told = time.monotonic()
     while not done():

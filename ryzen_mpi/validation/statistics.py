@@ -116,9 +116,10 @@ def drift(positions: Sequence[float], values: Sequence[float], confidence: float
 def spikes(values: Sequence[float], limit: float = SPIKE_Z, window: int = WINDOW) -> list[int]:
     """Places whose value rises above its neighbours by more than `limit` robust standard deviations. Pure.
 
-    The deviation is 1.4826 times the median absolute one of the `window` values around it (Hampel 1974, JASA 69), and
-    at least 0.1 % of their median, so that a nearly constant series has no spikes of rounding. A value that is not
-    finite is one; it does not hide others.
+    Neighbours are the `window` values around it, or the first or last of the series, less a straight line through them
+    (the median of slopes half a window wide), because a loss falls. The deviation is 1.4826 times their median absolute
+    one (Hampel 1974, JASA 69), and at least 0.1 % of their median, so that a nearly constant series has no spikes of
+    rounding. A value that is not finite is one; it does not hide others.
     """
     series = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(series)
@@ -130,17 +131,21 @@ def spikes(values: Sequence[float], limit: float = SPIKE_Z, window: int = WINDOW
 
 
 def _rises(series: np.ndarray, limit: float, window: int) -> np.ndarray:
-    count = len(series) - window + 1
-    middle = np.empty(count)
-    spread = np.empty(count)
+    count, reach = len(series) - window + 1, window // 2
+    level, slope, spread = np.empty(count), np.empty(count), np.empty(count)
+    place = np.arange(window) - reach
     windows = np.lib.stride_tricks.sliding_window_view(series, window)
     for start in range(0, count, 1 << 14):  # a soak has a million steps, each with a window
-        part = windows[start : start + (1 << 14)]
-        middle[start : start + len(part)] = np.median(part, axis=1)
-        spread[start : start + len(part)] = np.median(np.abs(part - middle[start : start + len(part), None]), axis=1)
-    at = np.clip(np.arange(len(series)) - window // 2, 0, count - 1)
-    scale = np.maximum(1.4826 * spread[at], 1e-3 * np.abs(middle[at]))
-    return series - middle[at] > limit * np.maximum(scale, np.finfo(np.float64).tiny)
+        part, rows = windows[start : start + (1 << 14)], slice(start, start + (1 << 14))
+        slope[rows] = np.median(part[:, reach:] - part[:, : window - reach], axis=1) / reach
+        straight = part - slope[rows, None] * place
+        level[rows] = np.median(straight, axis=1)
+        spread[rows] = np.median(np.abs(straight - level[rows, None]), axis=1)
+    numbers = np.arange(len(series))
+    at = np.clip(numbers - reach, 0, count - 1)
+    off = series - level[at] - slope[at] * (numbers - at - reach)
+    scale = np.maximum(1.4826 * spread[at], 1e-3 * np.abs(level[at]))
+    return off > limit * np.maximum(scale, np.finfo(np.float64).tiny)
 
 
 def robust_deviation(values: Sequence[float]) -> float:

@@ -44,7 +44,9 @@ def settings_of(context: Context, words: Sequence[str] = ()) -> Settings:
     if settings.data.source == "text":
         raise UserError("data.source=text: this check trains synthetic tokens", "markov or random")
     if settings.distributed.compression != "none":
-        raise UserError("distributed.compression: this check asks whether sums are exact", "distributed.compression=none")
+        raise UserError(
+            "distributed.compression: this check asks whether sums are exact", "distributed.compression=none"
+        )
     return settings
 
 

@@ -29,7 +29,9 @@ def accumulation(context: Context) -> Findings:
         Measured("effective_batch", counts.trained / max(1, seen.steps), "samples", seen.steps, why=f"counted; {how}"),
         Measured("samples_missing", counts.missing, "samples", counts.trained, why="of those that were due"),
         Measured("samples_twice", counts.twice, "samples", counts.trained, why="trained more than once, or not due"),
-        Measured("gradient_error", error, "1", len(seen.errors), why=f"to one process in float64; bound {seen.bound:.3g}"),
+        Measured(
+            "gradient_error", error, "1", len(seen.errors), why=f"to one process in float64; bound {seen.bound:.3g}"
+        ),
         Measured("gradient_error_share", error / seen.bound, "1", len(seen.errors), why="as a share of that bound"),
         Measured("reduction_error", share, "1", len(seen.sum_shares), why="of the sum, as a share of its bound"),
         Measured("rank_difference", seen.ulp, "ulp", seen.steps, why="of gradients and weights between ranks"),

@@ -63,7 +63,9 @@ def _ranks(seen: dict[str, Seen], whole: bool) -> list[Measured]:
     told = f"largest distance of {what} between ranks after {steps} steps, every element compared"
     figures = [
         Measured("rank_difference", max(each.ulp for each in seen.values()), "ulp", steps, why=told),
-        Measured("steps_equal", equal / max(1, steps), "1", steps, why="share of steps equal on all ranks, bit for bit"),
+        Measured(
+            "steps_equal", equal / max(1, steps), "1", steps, why="share of steps equal on all ranks, bit for bit"
+        ),
         Measured(
             "reduction_error",
             max(shares, default=float("nan")),
@@ -75,9 +77,13 @@ def _ranks(seen: dict[str, Seen], whole: bool) -> list[Measured]:
     ]
     if norms:
         told = "largest difference of the gradient's norm between ranks, relative"
-        figures.append(Measured("gradient_norm_difference", max(norms), "1", len(norms), samples=tuple(norms), why=told))
+        figures.append(
+            Measured("gradient_norm_difference", max(norms), "1", len(norms), samples=tuple(norms), why=told)
+        )
     else:
-        figures.append(not_measurable("gradient_norm_difference", "1", "ZeRO: no rank has a whole gradient, or no step"))
+        figures.append(
+            not_measurable("gradient_norm_difference", "1", "ZeRO: no rank has a whole gradient, or no step")
+        )
     return figures
 
 
@@ -92,7 +98,9 @@ def _wide(seen: dict[str, Seen]) -> list[Measured]:
     return [
         Measured(names[0], error, "1", n, samples=tuple(each.errors), why=told),
         Measured(names[1], error / each.bound, "1", n, why="as a share of the bound of rounding"),
-        Measured(names[2], min(each.close), "1", n, why="elements within rtol 1e-5, atol 1e-7 of one process in float64"),
+        Measured(
+            names[2], min(each.close), "1", n, why="elements within rtol 1e-5, atol 1e-7 of one process in float64"
+        ),
     ]
 
 

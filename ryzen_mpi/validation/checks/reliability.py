@@ -63,7 +63,9 @@ def _kills(found: Recovered) -> list[Measured]:
     names = ("kill_recovery_s", "kill_detected_s", "ranks_after_kill")
     if not times:
         return [not_measurable(name, "s", "no rank was killed (kills=0)") for name in names]
-    told = f"from SIGKILL of a rank until all {found.ranks} trained again, slowest; ranks {[k.rank for k in found.kills]}"
+    told = (
+        f"from SIGKILL of a rank until all {found.ranks} trained again, slowest; ranks {[k.rank for k in found.kills]}"
+    )
     seen = max(kill.seen_s for kill in found.kills)
     n, back = len(times), "ranks that trained after the last one: the killed one was replaced"
     return [

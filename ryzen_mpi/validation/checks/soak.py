@@ -42,7 +42,7 @@ def findings(soak: Soak, asked_s: float) -> Findings:
     figures = [
         *_duration(time, asked_s),
         *_rates(soak, time),
-        *_machine(soak, warm, by_rank),
+        *_machine(soak, time, by_rank),
         *_learning(soak),
         _checkpoints(due, wrong),
     ]
@@ -87,7 +87,9 @@ def _rates(soak: Soak, time: Time) -> list[Measured]:
     told = f"median of {n} stretches, saving included, first {soaked.WARMUP_STEPS} steps of an attempt left out"
     return [
         Measured(*names[0][:1], rate.value, "samples/s", n, rate.low, rate.high, tuple(windows.rates.tolist()), told),
-        Measured("throughput_deviation", windows.deviation(), "1", n, why="1.4826 MAD of the stretches over the median"),
+        Measured(
+            "throughput_deviation", windows.deviation(), "1", n, why="1.4826 MAD of the stretches over the median"
+        ),
         Measured(
             "throughput_drift",
             slope.value,
@@ -100,15 +102,16 @@ def _rates(soak: Soak, time: Time) -> list[Measured]:
     ]
 
 
-def _machine(soak: Soak, warm, by_rank: list[float]) -> list[Measured]:
+def _machine(soak: Soak, time: Time, by_rank: list[float]) -> list[Measured]:
     """Processors, memory, balance."""
     from ryzen_mpi.validation import soaked
 
+    warm = soaked.warm_rows(soak, time)
     n = int(warm.sum())
-    growth, (off, rank) = soaked.memory_growth(soak, warm), soaked.imbalance(by_rank)
+    growth, (off, rank) = soaked.memory_growth(soak, time), soaked.imbalance(by_rank)
     shares = [max(look.values()) for look in soak.memory if look]
     cpu = f"of {soak.cores} cores, median of the steps; ranks that wait spin or doze as their backend does"
-    grows = "of the ranks' resident memory over the whole soak, as a share of it (Theil-Sen)"
+    grows = "of the ranks' resident memory over the second half of the longest attempt, as a share of it (Theil-Sen)"
     worst = f"rank {rank} works {by_rank[rank]:.4g} s a step" if by_rank else "no step"
     told = f"largest deviation of a rank's work from the mean: {worst}"
     figures = [
@@ -155,7 +158,9 @@ def _checkpoints(due: int, wrong: list[str]) -> Measured:
     if not due:
         return not_measurable("checkpoints", "1", "too short: none was due")
     good = max(0, due - len(wrong))
-    return Measured("checkpoints", good / due, "1", due, why=f"{good} of {due} due were seen, and verified byte by byte")
+    return Measured(
+        "checkpoints", good / due, "1", due, why=f"{good} of {due} due were seen, and verified byte by byte"
+    )
 
 
 def _curves(soak: Soak, time: Time) -> dict:

@@ -27,7 +27,9 @@ def sync_accuracy(context: Context) -> Findings:
     counted, differences = count_steps(context, int(context.options.get("steps", STEPS)))
     bound = share_bound(counted.clean, counted.steps, CONFIDENCE)
     needed = trials_for(CLAIM, CONFIDENCE)
-    proves = f"{counted.clean} of {counted.steps} steps clean: at least {100 * bound:.4f} % at {CONFIDENCE:.0%} confidence"
+    proves = (
+        f"{counted.clean} of {counted.steps} steps clean: at least {100 * bound:.4f} % at {CONFIDENCE:.0%} confidence"
+    )
     if counted.clean == counted.steps < needed:
         proves += f"; a claim of {100 * CLAIM:g} % rests on {needed} clean steps, {needed - counted.steps} more"
     share = counted.clean / max(1, counted.steps)
