@@ -39,7 +39,7 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Kill:
-    """One rank that was killed: seconds until the supervisor knew, and until all ranks trained again; steps repeated."""
+    """A rank that was killed: seconds until the supervisor knew, and until all ranks trained again; steps repeated."""
 
     rank: int
     seen_s: float

@@ -48,8 +48,8 @@ class Difference:
         """A sentence for a person: `what` is the vector, `place` the element's name."""
         least = "at least " if self.more else ""
         return (
-            f"rank {self.rank} differs from rank {self.other} at step {step} in {what} element {self.element} ({place}): "
-            f"{self.value!r} instead of {self.expected!r}; {least}{self.elements} elements, up to {self.ulp} ulp"
+            f"rank {self.rank} differs from rank {self.other} at step {step} in {what} element {self.element} "
+            f"({place}): {self.value!r} instead of {self.expected!r}; {least}{self.elements} elements, up to {self.ulp} ulp"
         )
 
 

@@ -87,6 +87,11 @@ class Time:
     faults: int = 0
 
     @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First row of each attempt, and the one after its last."""
+        return list(zip(self.starts, [*self.starts[1:], len(self.clock_s)], strict=False))
+
+    @property
     def uptime(self) -> float:
         whole = self.trained_s + self.down_s
         return self.trained_s / whole if whole else 0.0
@@ -143,7 +148,7 @@ def windows_of(soak: Soak, time: Time) -> Windows:
     """About WINDOWS stretches, none over an attempt's end, warm-up left out. Pure."""
     each = max(1, len(soak.steps) // WINDOWS)
     at, rates = [], []
-    for first, end in zip(time.starts, [*time.starts[1:], len(soak.steps)], strict=True):
+    for first, end in time.spans:
         for start in range(first + WARMUP_STEPS, end - each + 1, each):
             last = start + each - 1
             seconds = time.clock_s[last] - time.clock_s[start - 1]
@@ -173,8 +178,7 @@ def memory_growth(soak: Soak, time: Time) -> Slope:
     """
     if not time.starts:
         return drift([], [])
-    ends = [*time.starts[1:], len(soak.steps)]
-    first, end = max(zip(time.starts, ends, strict=True), key=lambda span: span[1] - span[0])
+    first, end = max(time.spans, key=lambda span: span[1] - span[0])
     rows = slice(max(first + WARMUP_STEPS, (first + end) // 2), end)
     held, at = np.nansum(soak.rank_rss[rows], axis=1), time.clock_s[rows]
     middle, length = (float(np.median(held)), float(at[-1] - at[0])) if len(held) else (0.0, 0.0)

@@ -106,7 +106,7 @@ class Supervised:
         return found
 
     def trains(self, after: int = 0) -> Record | None:
-        """The newest attempt, where it has trained and saved something of its own, and is later than attempt `after`."""
+        """The newest attempt, where it is later than attempt `after` and has saved something of its own."""
         records = self.records()
         last = records[-1] if records else None
         if last is None or last.epoch <= after or last.first_step_s is None or last.end != "under way":

@@ -94,7 +94,7 @@ def _equivalences(found: dict[str, Comparison]) -> list[Measured]:
         ("speed_bound", wide.speed, "steps to half of the way down, float32"),
     ):
         told = (
-            f"{what}: ratio of all ranks to one lies within this of 1 (paired runs, 90 % interval of the mean log-ratio "
+            f"{what}: ratio of all ranks to one is within this of 1 (paired runs, 90 % interval of the mean log-ratio "
             f"{each.low:+.2g} to {each.high:+.2g}, as TOST takes it)"
         )
         figures.append(Measured(name, bound(each), "1", each.n, why=told))

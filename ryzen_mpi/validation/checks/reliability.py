@@ -99,7 +99,7 @@ def _resized(found: Recovered, cores: int) -> list[Measured]:
 
 
 def difference(found: Recovered, begin: int, end: int) -> float:
-    """The largest relative difference of the losses of steps begin + 1 to end; infinite where some are missing. Pure."""
+    """The largest relative difference of the losses of steps begin + 1 to end; infinite where one is missing. Pure."""
     import numpy as np
 
     ours, theirs = found.losses[begin:end], found.undisturbed[begin:end]

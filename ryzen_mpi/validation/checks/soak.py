@@ -63,8 +63,8 @@ def _duration(time: Time, asked_s: float) -> list[Measured]:
     hours = time.trained_s / 3600
     bound, full = rate_bound(time.faults, hours), rate_bound(0, asked_s / 3600)
     proves = (
-        f"{time.faults} failures in {time.trained_s:.0f} s prove, at 95 % confidence, fewer than {bound:.3g} an hour; the "
-        f"phase's {asked_s / 3600:g} h without one would prove {full:.3g}"
+        f"{time.faults} failures in {time.trained_s:.0f} s prove, at 95 % confidence, fewer than {bound:.3g} an hour; "
+        f"the phase's {asked_s / 3600:g} h without one would prove {full:.3g}"
     )
     lost = f"{time.faults} faults cost {time.down_s:.1f} s, with the steps that were trained again"
     return [
