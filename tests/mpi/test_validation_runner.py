@@ -14,7 +14,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import planted_checks  # noqa: E402, F401
+import planted_worker  # noqa: E402, F401
 
 from ryzen_mpi.cluster.phases import PHASES  # noqa: E402
 from ryzen_mpi.scaling.launch import Nodes  # noqa: E402
@@ -33,7 +33,7 @@ def done(tmp_path_factory):
     campaign = store.create(tmp_path_factory.mktemp("results"), "1")
     checks = [CHECKS[name] for name in NAMES]
     plan = Plan(
-        PHASES["1"], RULES, checks, 2, Nodes(), words=("--ranks", "2"), worker=(str(HERE / "planted_checks.py"),)
+        PHASES["1"], RULES, checks, 2, Nodes(), words=("--ranks", "2"), worker=(str(HERE / "planted_worker.py"),)
     )
     lines: list[str] = []
     results = run_all(plan, campaign, lines.append)
@@ -74,7 +74,7 @@ def test_the_lines_tell_figure_threshold_evidence_and_how_to_run_it_again(done):
 
 
 def test_a_check_that_hangs_is_ended_with_all_its_processes(done):
-    left = [p for p in psutil.process_iter(["cmdline"]) if "planted_checks.py" in " ".join(p.info["cmdline"] or ())]
+    left = [p for p in psutil.process_iter(["cmdline"]) if "planted_worker.py" in " ".join(p.info["cmdline"] or ())]
     assert not left
 
 
