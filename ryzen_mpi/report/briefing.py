@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ryzen_mpi.report.content import Advice, Badge, Headline, Report, Section, Shown, Table, by_urgency
-from ryzen_mpi.report.phase_report import three
+from ryzen_mpi.report.phase_report import first_reason, three_of
 from ryzen_mpi.report.pictures.verdicts import Point, trend
 from ryzen_mpi.report.results_facts import ResultsFacts, Row, Verdict
 from ryzen_mpi.report.texts import clean, listed, moment_text, plural
@@ -40,7 +40,7 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
         subtitle=f"results of {when}" + (f", judged by the {verdict.set} set" if verdict is not None else ""),
         headline=_headline(verdict),
         made=now,
-        key=three(verdict) if verdict is not None else (),
+        key=three_of(newest),
         sections=sections,
         sources=tuple(str(facts.path) for facts in ordered),
     )
@@ -49,7 +49,7 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
 def _headline(verdict: Verdict | None) -> Headline:
     if verdict is None:
         return Headline("Not judged", "unknown", "No gate has judged these results.")
-    reason = _brief(verdict.reasons[0].removeprefix(f"{verdict.verdict}: ")) if verdict.reasons else "no reason given"
+    reason = _brief(first_reason(verdict)) or "no reason given"
     return Headline(
         verdict.verdict, verdict.tone, _SENTENCES[verdict.verdict].format(phase=verdict.phase, reason=reason)
     )  # fmt: skip
@@ -105,6 +105,8 @@ def find_risks(facts: ResultsFacts) -> tuple[Advice, ...]:
         found.append(Advice("watch", _brief(f"{verdict}: {names}")))
     problems = [(r.check, p) for r in facts.newest().values() for p in (*r.findings.impossible, *r.findings.problems)]
     found += [Advice("act", _brief(clean(f"{check}: {problem}"))) for check, problem in problems]
+    if not found and facts.verdict is not None:
+        found = [Advice("watch", _brief(reason)) for reason in facts.verdict.reasons]
     found = by_urgency(found)
     more = len(found) - MOST_RISKS
     return found if more <= 0 else (*found[: MOST_RISKS - 1], Advice("watch", f"{more + 1} more, in the phase report"))

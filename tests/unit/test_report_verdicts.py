@@ -68,7 +68,9 @@ def test_problems_crashes_and_what_cannot_be_measured_are_told_with_the_way_to_r
         "validate 2a --only gradient_sync"
         in said["gradient_sync: rank 2 differs from rank 0 at step 7 in element 17"].do
     )
-    assert said["reliability timeout"].level == "act" and said["thermal: temperature not measurable"].level == "note"
+    assert (
+        said["reliability timeout"].level == "act" and said["thermal: temperature not measurable here"].level == "note"
+    )
     assert "its hash does not fit" in section(report, "Results refused").text[0]
 
 
@@ -100,8 +102,8 @@ def test_figures_that_are_no_numbers_are_shown_as_such(tmp_path):
     one = inputs.result(
         "network", 0, Measured("latency", float("nan"), "us"), Measured("speed", float("inf"), "Gbit/s")
     )
-    (table,) = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
-    assert table.rows[0][2].text == "not a number us"
+    _, table = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
+    assert [row[2].text for row in table.rows] == ["not a number us", "infinite Gbit/s"]
 
 
 # -- check lists ------------------------------------------------------------------------------------------------------
@@ -225,6 +227,19 @@ def test_a_briefing_without_a_verdict_asks_for_one(tmp_path):
     assert report.headline.tone == "unknown" and "ryzen-mpi gate" in section(report, "Next step").text[0]
 
 
+def test_what_the_gate_says_is_a_risk_even_where_no_figure_is(tmp_path):
+    bare = {"rows": [], "reasons": ["INSUFFICIENT: the phase has no thresholds: nothing can be judged"]}
+    facts = results(tmp_path, judged=inputs.verdict("INSUFFICIENT", **bare))
+    report = briefing([facts], NOW)
+    assert "no thresholds" in report.headline.text and "no thresholds" in find_risks(facts)[0].what
+
+
+def test_where_nothing_is_judged_the_measured_figures_stand_without_a_target(tmp_path):
+    one = inputs.result("scaling", 0, Measured("speed", 1.0, "s"), Measured("throughput", 253.0, "samples/s"))
+    (figure,) = briefing([results(tmp_path, one)], NOW).key
+    assert (figure.name, figure.value, figure.target) == ("throughput", 253.0, "")
+
+
 def test_the_risks_are_the_gravest_and_fit_the_page(tmp_path):
     risks = find_risks(brief(tmp_path, "NO-GO", rows=inputs.verdict()["rows"] * 5))
     assert len(risks) == MOST_RISKS and risks[0].level == "act" and "more, in the phase report" in risks[-1].what
@@ -315,5 +330,5 @@ def test_an_efficiency_above_one_is_marked(tmp_path):
 
 def test_a_figure_that_is_not_measurable_is_not_measured(tmp_path):
     one = inputs.result("thermal", 0, not_measurable("temperature", "degC", "no sensor"))
-    (table,) = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
+    _, table = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
     assert table.rows[0][2].text == "not measured" and table.rows[0][2].note == "no sensor"
