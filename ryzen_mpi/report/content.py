@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ryzen_mpi.report.texts import interval_text, number_text, rounded, with_unit
+from ryzen_mpi.report.texts import digits_of, interval_text, number_text, with_unit
 
 Tone = Literal["good", "warn", "bad", "unknown", "plain"]
 Level = Literal["act", "watch", "note"]
@@ -50,34 +50,28 @@ class Shown:
 
     @property
     def number(self) -> str:
-        """The value without its unit, or that there is none."""
-        return UNMEASURED if self.value is None else number_text(self._rounded(self.value))
+        """The value without its unit, to the digits its interval leaves it; or that there is none."""
+        return UNMEASURED if self.value is None else number_text(self.value, digits_of(self.low, self.high))
 
     @property
     def text(self) -> str:
         """The value with its unit."""
-        return UNMEASURED if self.value is None else with_unit(self._rounded(self.value), self.unit)
+        return UNMEASURED if self.value is None else with_unit(self.number, self.unit)
 
     @property
     def spread(self) -> str:
         """Interval and n as a person reads them; empty where neither is known."""
-        return "" if self.value is None else interval_text(*self._bounds, self.n, self.confidence)
+        return "" if self.value is None else interval_text(self.low, self.high, self.n, self.confidence)
 
     @property
     def short_spread(self) -> str:
         """As `spread`, for a cell of a table that says once what it is: "259 to 267, n 40"."""
         if self.value is None:
             return ""
-        low, high = self._bounds
-        ends = "" if low is None or high is None else f"{number_text(low)} to {number_text(high)}"
+        digits = digits_of(self.low, self.high)
+        known = self.low is not None and self.high is not None
+        ends = f"{number_text(self.low, digits)} to {number_text(self.high, digits)}" if known else ""
         return ", ".join(filter(None, (ends, "" if self.n is None else f"n {self.n:,}")))
-
-    @property
-    def _bounds(self) -> tuple[float | None, float | None]:
-        return tuple(None if bound is None else self._rounded(bound) for bound in (self.low, self.high))
-
-    def _rounded(self, value: float) -> float:
-        return rounded(value, self.low, self.high)
 
 
 Cell = str | Shown | Badge
@@ -97,8 +91,14 @@ class Table:
         return bool(cells) and all(isinstance(cell, Shown) or _is_number(cell) for cell in cells)
 
     @property
-    def has_intervals(self) -> bool:
-        return any(isinstance(cell, Shown) and cell.spread for row in self.rows for cell in row)
+    def small_print(self) -> str:
+        """What the small figures below those of the table are; empty where there are none."""
+        shown = [cell for row in self.rows for cell in row if isinstance(cell, Shown) and cell.short_spread]
+        known = sorted({round(100 * cell.confidence) for cell in shown if cell.low is not None})
+        if not known:
+            return "n observations" if shown else ""
+        between = f"{known[0]} to {known[-1]}" if len(known) > 1 else f"{known[0]}"
+        return f"{between} % interval, and n observations" if known[-1] else "bounds, and n observations"
 
 
 def _is_number(cell: Cell) -> bool:

@@ -20,7 +20,7 @@ from ryzen_mpi.validation.result import Measured, Result
 STATUS_TONES = {"measured": "good", "not measurable": "unknown"}
 THREE = (("throughput",), ("efficiency",), ("communication", "overhead", "share"))
 """The figures an operator asks for first, by words of their names."""
-MOST_HEAT_MAPS, MOST_MARGINS = 3, 32
+MOST_HEAT_MAPS, MOST_MARGINS = 6, 32
 
 
 def phase_report(facts: ResultsFacts, now: float) -> Report:

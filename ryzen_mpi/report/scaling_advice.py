@@ -52,7 +52,8 @@ def uncertain(series: Series) -> Iterator[Advice]:
     few = [point for point in series.points if point.launches < FEW_LAUNCHES]
     if few:
         least = min(few, key=lambda point: point.launches)
-        what = f"{series.mode} scaling rests on {plural(least.launches, 'launch', 'launches')} of {least.ranks} ranks"
+        launches = plural(least.launches, "launch", "launches")
+        what = f"{series.mode} scaling rests on {launches} on {plural(least.ranks, 'rank')}"
         yield Advice("note", what, "the launch is the unit of statistics", f"repeat: {FEW_LAUNCHES} or more of each")
     wide = [point for point in series.points if _width(point) > WIDE]
     if wide:

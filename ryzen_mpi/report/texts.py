@@ -10,35 +10,40 @@ _NO_SPACE = ("", "1")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff\ud800-\udfff]")
 
 
-def number_text(value: float) -> str:
-    """Four significant figures, thousands apart, no needless decimals: 12345.6 -> '12,346', 0.5 -> '0.5'."""
+def number_text(value: float, digits: int | None = None) -> str:
+    """`value` with thousands apart: to `digits` after the point, or four significant figures; no needless zeros."""
     if not math.isfinite(value):
         return {math.inf: "infinite", -math.inf: "minus infinite"}.get(value, "not a number")
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
+    if digits is not None and 1e-4 <= abs(value) < 1e15:
+        text = f"{value:,.{digits}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
     return f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:.4g}"
 
 
-def rounded(value: float, low: float | None, high: float | None) -> float:
-    """`value` to the digits that its interval leaves it: one of the half width, two where that begins with 1."""
-    if low is None or high is None or not math.isfinite(high - low) or high <= low or not math.isfinite(value):
-        return value
+def digits_of(low: float | None, high: float | None) -> int | None:
+    """Digits after the point that an interval leaves: one of its half width, two where that begins with 1."""
+    if low is None or high is None or not math.isfinite(high - low) or high <= low:
+        return None
     half = (high - low) / 2
     place = math.floor(math.log10(half))
-    return round(value, max(0, -place + (half < 2 * 10.0**place)))
+    return max(0, -place + (half < 2 * 10.0**place))
 
 
-def with_unit(value: float, unit: str) -> str:
+def with_unit(number: str, unit: str) -> str:
     """'263.1 samples/s', '97.5 %', '12'."""
-    return number_text(value) if unit in _NO_SPACE else f"{number_text(value)} {unit}"
+    return number if unit in _NO_SPACE else f"{number} {unit}"
 
 
 def interval_text(low: float | None, high: float | None, n: int | None, confidence: float = 0.95) -> str:
     """'95 % interval 259 to 267, n = 40', as much of it as is known."""
-    parts = []
+    parts, digits = [], digits_of(low, high)
     if low is not None and high is not None:
         what = f"{100 * confidence:.3g} % interval" if confidence > 0 else "between"
-        parts.append(f"{what} {number_text(low)} {'to' if confidence > 0 else 'and'} {number_text(high)}")
+        parts.append(
+            f"{what} {number_text(low, digits)} {'to' if confidence > 0 else 'and'} {number_text(high, digits)}"
+        )
     if n is not None:
         parts.append(f"n = {n:,}")
     return ", ".join(parts)

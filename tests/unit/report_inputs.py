@@ -15,6 +15,7 @@ from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import EventLog
 from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 from ryzen_mpi.metrics.record import EvaluationRecord, StepRecord
+from ryzen_mpi.report.content import Report, Section
 from ryzen_mpi.report.results_facts import ResultsFacts, read_results
 from ryzen_mpi.report.run_facts import Place, RunFacts, Steps, batches
 from ryzen_mpi.validation.result import Findings, Measured, Result, not_measurable, seal
@@ -277,3 +278,20 @@ def kept_verdict(phase: str, folder: Path) -> dict[str, Any]:
 
 def read(folder: Path) -> ResultsFacts:
     return read_results(folder, kept_verdict)
+
+
+def results(tmp_path: Path, *made: Result, judged: Mapping[str, Any] | None = None) -> ResultsFacts:
+    """A results folder with these results alone."""
+    folder = tmp_path / "r"
+    (folder / "results").mkdir(parents=True)
+    (folder / "campaign.json").write_text(json.dumps({"identity": "c1", "phase": "2a"}))
+    for one in made:
+        (folder / "results" / f"{one.number:04d}-{one.check}.json").write_text(json.dumps(seal(one)))
+    if judged is not None:
+        (folder / "verdict.json").write_text(json.dumps(judged))
+    return read(folder)
+
+
+def section(report: Report, title: str) -> Section:
+    """The report's part of that title."""
+    return next(one for one in report.sections if one.title == title)

@@ -251,6 +251,6 @@ def test_few_launches_oversubscription_and_disturbance_are_told(tmp_path):
         content["strong"]["points"][2]["launches"] = 2
         content["disturbed"] = ["launch 3: a rank waited 30 % of the time for a core that others had"]
 
-    assert "rests on 2 launches of 4 ranks" in spoken(scaled(tmp_path, change=few))
+    assert "rests on 2 launches on 4 ranks" in spoken(scaled(tmp_path, change=few))
     assert "1 launch disturbed: launch 3" in spoken(scaled(tmp_path, change=few))
     assert "say nothing of more nodes" in spoken(scaled(tmp_path, oversubscribed=True))

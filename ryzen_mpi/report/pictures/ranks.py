@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_RANKS = 64
+MOST_WRITTEN = 8
+"""Ranks whose pairs leave room for figures in their fields."""
 _PARTS = (("computation", "s1", ""), ("communication", "s5", "///"), ("other", "s4", "..."))
 
 
@@ -60,31 +62,18 @@ def heat_map(name: str, title: str, unit: str, hosts: Sequence[object], matrix: 
     off = off[np.isfinite(off)]
 
     def draw(figure: Figure, size: Size) -> None:
-        from matplotlib import colormaps
-        from matplotlib.colors import Normalize, to_hex
+        from matplotlib.colors import Normalize
 
         axes, norm = figure.subplots(), Normalize(off.min(), off.max())
-        room = 8
-        for i, j in np.ndindex(ranks, ranks):
-            value = values[i, j]
-            known = i != j and np.isfinite(value)
-            tint = colormaps["cividis"](norm(value)) if known else None
-            axes.fill(
-                [j - 0.5, j + 0.5, j + 0.5, j - 0.5], [i - 0.5, i - 0.5, i + 0.5, i + 0.5],
-                facecolor=to_hex(tint) if known else colour("line"), edgecolor=colour("paper"), linewidth=1.5,
-            )  # fmt: skip
-            if known and ranks <= room:
-                shown = f"{value / 1e3:.2g}k" if value >= 999.5 else f"{value:.3g}"
-                axes.text(j, i, shown, ha="center", va="center", color=ink_on(tint[:3]))
-        every = max(1, -(-ranks // 16))
-        labels = [clean(f"{rank}") for rank in range(0, ranks, every)]
-        axes.set_xticks(range(0, ranks, every), labels)
-        axes.set_yticks(range(0, ranks, every), [_place(rank, hosts) for rank in range(0, ranks, every)])
+        _fields(axes, values, norm)
+        if ranks > MOST_WRITTEN:
+            _scale(figure, axes, norm)
+        shown = range(0, ranks, max(1, -(-ranks // 16)))
+        axes.set_xticks(shown, [str(rank) for rank in shown])
+        axes.set_yticks(shown, [_place(rank, hosts) for rank in shown])
         axes.set_xlim(-0.5, ranks - 0.5)
         axes.set_ylim(ranks - 0.5, -0.5)
         axes.set_aspect("equal")
-        if ranks > room:
-            _scale(figure, axes, norm)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
@@ -94,6 +83,23 @@ def heat_map(name: str, title: str, unit: str, hosts: Sequence[object], matrix: 
     if len(off):
         words += f", from {number_text(float(off.min()))} to {number_text(float(off.max()))} {unit}"
     return picture(name, title, words, draw, min(390, 110 + 36 * ranks), min(390, 110 + 36 * ranks), half=True)
+
+
+def _fields(axes: Axes, values: np.ndarray, norm: Normalize) -> None:
+    """A square a pair in the colour of its figure, which is written into it where there is room; grey where none is."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    few = len(values) <= MOST_WRITTEN
+    corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+    for (i, j), value in np.ndenumerate(values):
+        known = i != j and np.isfinite(value)
+        tint = colormaps["cividis"](norm(value))[:3]
+        face, edge = to_hex(tint) if known else colour("line"), 1.5 if few else 0.4
+        axes.fill(*(corners + (j, i)).T, facecolor=face, edgecolor=colour("paper"), linewidth=edge)
+        if known and few:
+            shown = f"{value / 1e3:.2g}k" if value >= 999.5 else f"{value:.3g}"
+            axes.text(j, i, shown, ha="center", va="center", color=ink_on(tint))
 
 
 def ink_on(tint: Sequence[float]) -> str:
