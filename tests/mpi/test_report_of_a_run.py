@@ -4,7 +4,8 @@ import json
 import os
 
 import pytest
-from launch import mpirun, overrides, run, train
+from launch import mpirun, overrides, planted, run, train
+from supervised import supervised
 
 from ryzen_mpi.report.advice import shared_cores
 from ryzen_mpi.report.read_run import read_run
@@ -57,3 +58,16 @@ def test_every_rank_records_where_it_runs(trained):
 def test_ranks_that_share_a_core_are_told(crowded):
     (advice,) = shared_cores(read_run(crowded))
     assert advice.what.startswith("ranks 0 and 1 share cores")
+
+
+def test_a_fault_that_was_survived_is_marked_where_it_struck(tmp_path):
+    words = planted(None, *overrides(training__max_steps=60))
+    supervised(tmp_path / "run", RANKS, *words, PLANTED="sleep:0.02 kill#1:1@35").wait().succeeded()
+    facts = read_run(tmp_path / "run")
+    (restart,) = facts.restarts
+    assert not restart.planned and "SIGKILL" in restart.why and restart.step in (20, 30)
+    report = run_report(facts, facts.sign_s)
+    assert report.headline.text == "60 steps, 1 fault survived"
+    (picture,) = report.sections[0].pictures
+    assert "1 restart marked" in picture.words
+    assert 0 < next(figure.value for figure in report.key if figure.name == "productive time") <= 100
