@@ -116,7 +116,7 @@ def communication(facts: RunFacts) -> Iterator[Advice]:
     else:
         why = "the ranks are on one host and even: the steps are small against the cost of a collective"
         remedy = "try a larger batch_size or gradient_accumulation_steps"
-    level = "act" if share.value > COMMUNICATION_ACT else "watch"
+    level = "act" if share.low > COMMUNICATION_ACT else "watch"
     yield Advice(level, f"{100 * share.value:.3g} % of a step is communication", why, remedy)
 
 

@@ -137,7 +137,7 @@ def _communication(facts: RunFacts) -> tuple[str, str]:
     if share is None:
         return "", ""
     said = f"{100 * share.value:.3g} %"
-    return (said, "") if share.value > COMMUNICATION_ACT else ("", said)
+    return (said, "") if share.low > COMMUNICATION_ACT else ("", said)
 
 
 def _saved(facts: RunFacts) -> tuple[str, str]:

@@ -104,7 +104,7 @@ def _key(facts: RunFacts) -> Iterator[Shown]:
     share = communication_share(facts)
     badge = None
     if share is not None:
-        high = share.value > COMMUNICATION_ACT
+        high = share.low > COMMUNICATION_ACT
         badge = Badge("high", "bad" if high else "warn") if share.value > COMMUNICATION_WATCH else Badge("low", "good")
     yield shown("communication", share, "% of a step", absent, 100, note="blocked in collectives", badge=badge)
     if facts.held_out:

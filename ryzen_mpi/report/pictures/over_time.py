@@ -89,10 +89,9 @@ def _held_out(axes: Axes, facts: RunFacts, steps: Steps, x: np.ndarray) -> None:
     at = [(float(x[row]), loss) for row, (_, loss, _) in zip(rows, facts.held_out, strict=True) if row < len(x)]
     at = [point for point in at if np.isfinite(point[1])]
     if at:
-        axes.plot(*zip(*at, strict=True), color=colour("s3"), marker="D", markersize=6, linestyle="none")
-        axes.annotate(
-            "held-out", at[-1], xytext=(-8, 10), textcoords="offset points", ha="right", color=colour("good")
-        )  # fmt: skip
+        style = {"color": colour("s3"), "marker": "D", "markersize": 6, "linestyle": "none"}
+        axes.plot(*zip(*at, strict=True), **style, label="held-out")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, handletextpad=0.2)
 
 
 def _least(values: np.ndarray) -> str:
