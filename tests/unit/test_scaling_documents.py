@@ -170,7 +170,7 @@ def test_problems_make_the_headline():
 def test_oversubscription_is_said_in_the_headline():
     launches = many("strong", {1: 40.0}) + many("strong", {2: 40.5}, cpus=[[0], [0]])
     report = compose.report(launches, {"strong": [1, 2]}, made=1.0)
-    assert report["oversubscribed"] and report["headline"].startswith("OVERSUBSCRIBED: 2 ranks share cores")
+    assert report["oversubscribed"] and "OVERSUBSCRIBED: 2 ranks share cores" in report["headline"]
     assert report["strong"]["points"][1]["oversubscribed"] and not report["strong"]["points"][0]["oversubscribed"]
     assert "2 (shared cores)" in markdown(report)
 
@@ -178,7 +178,7 @@ def test_oversubscription_is_said_in_the_headline():
 def test_the_headline_tells_ranks_with_a_core_each_before_those_that_share():
     launches = many("strong", {1: 40.0, 2: 21.0}) + many("strong", {4: 21.5}, cpus=[[0], [1], [0], [1]])
     told = compose.report(launches, {"strong": [1, 2, 4]}, made=1.0)["headline"]
-    assert told.startswith("OVERSUBSCRIBED: 4 ranks share cores")
+    assert told.index("OVERSUBSCRIBED: 4 ranks share cores") < told.index("1.9 times")
     assert told.index("1.9 times one rank on 2,") < told.index("1.86 times one rank on 4 that share cores")
 
 
