@@ -38,11 +38,12 @@ def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int
     parts = [Part(**each[0]) for each in told]
     steps = zip(*(part.indices for part in parts), strict=True)
     stream = [index for step in steps for share in step for index in share]
-    own = [[index for step in part.indices for index in step] for part in parts]
     measured_s = max(part.measured_s for part in parts)
-    blocked = [min(part.communication_s, part.rank_s) for part in parts]
-    waited = [part.waited_share for part in parts]
-    clocks, caches = [each[4] for each in told], [each[5] for each in told]
+    waited, clocks, caches = (
+        [part.waited_share for part in parts],
+        [each[4] for each in told],
+        [each[5] for each in told],
+    )
     levels = set.intersection(*(set(each) for each in caches))
     return Launch(
         number=spec.number,
@@ -50,9 +51,6 @@ def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int
         mode=spec.mode,
         ranks=spec.ranks,
         nodes=nodes,
-        threads=tuple(each[3] for each in told),
-        cpus=tuple(tuple(each[2]) for each in told),
-        rank_nodes=tuple(each[1] for each in told),
         began=known[0],
         ended=time.time(),
         steps=spec.steps,
@@ -60,17 +58,10 @@ def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int
         global_batch=spec.global_batch,
         samples=len(stream),
         indices_sha256=_hash(stream),
-        rank_samples=tuple(map(len, own)),
-        rank_indices_sha256=tuple(map(_hash, own)),
         duplicates=duplicates(stream, spec.warmup_steps * spec.global_batch, known[1]),
         skipped_steps=max(part.skipped_steps for part in parts),
         measured_s=measured_s,
         throughput=len(stream) / measured_s,
-        rank_s=tuple(part.rank_s for part in parts),
-        rank_computation_s=tuple(part.rank_s - s for part, s in zip(parts, blocked, strict=True)),
-        rank_communication_s=tuple(blocked),
-        rank_began=tuple(part.began for part in parts),
-        rank_ended=tuple(part.ended for part in parts),
         step_s=tuple(map(max, zip(*(part.step_s for part in parts), strict=True))),
         losses=tuple(parts[0].losses),
         gradient_norms=tuple(parts[0].gradient_norms),
@@ -84,8 +75,27 @@ def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int
         overrides=spec.overrides,
         settings_sha256=settings_hash(settings),
         machine=told[0][6],
-        rank_machines=tuple(digest(each[6]) for each in told),
+        **_by_rank(parts, told),
     )
+
+
+def _by_rank(parts: list[Part], told: list[list[Any]]) -> dict[str, tuple[Any, ...]]:
+    """The fields of a launch that have a value a rank."""
+    own = [[index for step in part.indices for index in step] for part in parts]
+    blocked = [min(part.communication_s, part.rank_s) for part in parts]
+    return {
+        "threads": tuple(each[3] for each in told),
+        "cpus": tuple(tuple(each[2]) for each in told),
+        "rank_nodes": tuple(each[1] for each in told),
+        "rank_samples": tuple(map(len, own)),
+        "rank_indices_sha256": tuple(map(_hash, own)),
+        "rank_s": tuple(part.rank_s for part in parts),
+        "rank_computation_s": tuple(part.rank_s - s for part, s in zip(parts, blocked, strict=True)),
+        "rank_communication_s": tuple(blocked),
+        "rank_began": tuple(part.began for part in parts),
+        "rank_ended": tuple(part.ended for part in parts),
+        "rank_machines": tuple(digest(each[6]) for each in told),
+    }
 
 
 def duplicates(stream: list[int], position: int, num_samples: int) -> int:

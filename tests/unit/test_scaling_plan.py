@@ -99,7 +99,7 @@ def test_a_launch_that_fails_is_told_kept_and_tried_again(tmp_path, monkeypatch)
 
 
 def test_the_failure_begins_with_what_the_rank_said(tmp_path, monkeypatch):
-    err = "Traceback\n  noise\nryzen_mpi: rank 1 on here failed, the job ends: CollectiveError: late\nMPI_ABORT was invoked\n"
+    err = "Traceback\n  noise\nryzen_mpi: rank 1 on here failed, the job ends: CollectiveError: late\nMPI_ABORT\n"
     monkeypatch.setattr(measure, "launch", lambda *_, **__: Ended((), 1, "", err, 0.1, False))
     why = measure.measure(plan((1,), ("weak",), repeats=1), tmp_path, Nodes()).failed[0].why
     assert why.splitlines()[0] == "exit code 1: ryzen_mpi: rank 1 on here failed, the job ends: CollectiveError: late"
