@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,19 @@ def usl(ranks: float, values: Mapping[str, float]) -> float:
     """Gunther's law; Amdahl's where there is no coherence cost."""
     serial, coherence = values["serial"], values.get("coherence", 0.0)
     return values["base"] * ranks / (1 + serial * (ranks - 1) + coherence * ranks * (ranks - 1))
+
+
+def points_of(report: Mapping[str, Any], mode: str = "weak") -> dict[int, list[float]]:
+    """Throughput of each launch of a scaling report (`ryzen-mpi scale`) by its ranks. Pure. Raises UserError."""
+    points: dict[int, list[float]] = {}
+    try:
+        for launch in report["launches"]:
+            if launch["mode"] == mode:
+                points.setdefault(int(launch["ranks"]), []).append(launch["samples"] / launch["measured_s"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"this is no scaling report: {type(error).__name__} {error}") from None
+    _check(points)
+    return points
 
 
 def fit_documents(points: Points) -> dict[str, float]:
