@@ -142,7 +142,7 @@ def compared(row: dict[str, Any]) -> dict[str, Any]:
     return row | {
         "measured": value,
         "error": band["value"] / value - 1,
-        "within": band["low"] <= value <= band["high"],
+        "within": bool(band["low"] <= value <= band["high"]),
     }
 
 
