@@ -17,7 +17,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,81 +68,31 @@ def arguments() -> argparse.Namespace:
 
 def case(name: str, options: argparse.Namespace, folder: Path, nodes: Any, in_lab: bool) -> list[dict[str, Any]]:
     """Calibrates, predicts and then measures one case; a row for every number of ranks and mode."""
+    from ryzen_mpi.scaling import trial
     from ryzen_mpi.scaling.calibrate import calibrate
-
-    words = (*CASES[name], *(IN_LAB if in_lab else ()), *options.overrides)
-    calibration = calibrate(
-        options.profile,
-        words,
-        folder,
-        per_node=1 if in_lab else max(RANKS),
-        launches=options.launches,
-        rounds=options.rounds,
-        steps=options.steps,
-        nodes=nodes,
-        tell=lambda text: print(f"  {name}: {text}", flush=True),
-    )
-    rows = predicted(name, calibration, options, words, in_lab)
-    (folder / f"predicted-{name}.json").write_text(json.dumps(rows))  # before anything of it is measured
-    for ranks in RANKS:
-        mine = [row for row in rows if row["ranks"] == ranks]
-        for number, launch in enumerate(measured(ranks, mine, calibration, options, words, folder, nodes, in_lab)):
-            print(f"  {name}: measured {number + 1} of {options.launches} on {ranks} ranks", flush=True)
-            for row in mine:
-                turn_s = launch["cells"][f"together:{row['share']}"]["turn_s"]
-                row["launches"].append(ranks * row["share"] * len(turn_s) / sum(turn_s))
-    return [compared(row) for row in rows]
-
-
-def predicted(name: str, calibration: Any, options: argparse.Namespace, words: tuple, in_lab: bool) -> list[dict]:
-    """What the simulator says of every number of ranks and mode."""
-    from dataclasses import asdict
-
-    from ryzen_mpi.scaling.draws import draw
-    from ryzen_mpi.scaling.outlook import Question, link_of
-    from ryzen_mpi.scaling.simulate import Cluster, predict, traffic
+    from ryzen_mpi.scaling.request import Request
     from ryzen_mpi.settings import load_settings
 
-    rows, per_node = [], 1 if in_lab else max(RANKS)
-    weak = load_settings(options.profile, words)
-    total = TOTAL * max(1, weak.training.batch_size // 8)
-    strong = load_settings(options.profile, [*words, f"training.global_batch={total}"])
-    draws = draw(calibration, traffic(weak, 1, 1)[0])
-    link = link_of(Question(RANKS), calibration, draws[0])[0]
-    node = (calibration.cores, calibration.threads, calibration.memory_bytes, link, in_lab, in_lab)
-    for ranks in RANKS:
-        for mode, settings in (("weak", weak), ("strong", strong)):
-            found = predict(draws, settings, Cluster(per_node, *node), ranks)
-            row = {"case": name, "mode": mode, "ranks": ranks, "share": found.global_batch // ranks, "launches": []}
-            rows.append(row | {"predicted": asdict(found.throughput), "parts": found.parts, "at": time.time()})
-    return rows
+    words = (*CASES[name], *(IN_LAB if in_lab else ()), *options.overrides)
+    per_node = 1 if in_lab else max(RANKS)
+    turns = {"rounds": options.rounds, "steps": options.steps}
 
+    def tell(text: str) -> None:
+        print(f"  {name}: {text}", flush=True)
 
-def measured(
-    ranks: int, rows: list, calibration: Any, options: argparse.Namespace, words: tuple, folder: Path, nodes: Any,
-    in_lab: bool,
-):  # fmt: skip
-    """Answers of launches that train together on `ranks` ranks, one after the other."""
-    from ryzen_mpi.scaling.calibrate import probe
-    from ryzen_mpi.scaling.request import Request
-
-    shares = tuple(sorted({row["share"] for row in rows}))
-    turns = (calibration.threads, options.rounds, options.steps)
-    request = Request(options.profile, words, *turns, ("together",), shares, str(folder), "")
-    for _ in range(options.launches):
-        yield probe(ranks, request, nodes, 1 if in_lab else ranks)
-
-
-def compared(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with the measured median, the error and whether it is in the band."""
-    from statistics import median
-
-    value, band = median(row["launches"]), row["predicted"]
-    return row | {
-        "measured": value,
-        "error": band["value"] / value - 1,
-        "within": bool(band["low"] <= value <= band["high"]),
-    }
+    calibration = calibrate(
+        options.profile, words, folder, per_node=per_node, launches=options.launches, nodes=nodes, tell=tell, **turns
+    )
+    total = TOTAL * max(1, load_settings(options.profile, words).training.batch_size // 8)
+    modes = {"weak": words, "strong": (*words, f"training.global_batch={total}")}
+    rows = trial.predicted(calibration, options.profile, modes, RANKS, per_node, one_machine=in_lab)
+    trial.write_down(rows, folder / f"predicted-{name}.json")
+    request = Request(
+        options.profile, words, calibration.threads, **turns, parts=(), shares=(), folder=str(folder), answer=""
+    )
+    for line in trial.measure(rows, request, nodes, lambda ranks: 1 if in_lab else ranks, options.launches):
+        tell(line)
+    return [{"case": name} | trial.compared(row) for row in rows]
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -25,7 +25,12 @@ _COMMANDS = {
     "generate": ("ryzen_mpi.commands.generate", "command", "Continue a text with a trained model."),
     "metrics": ("ryzen_mpi.commands.metrics", "metrics_command", "Show or export what a run recorded."),
     "bench": ("ryzen_mpi.commands.bench", "command", "Measure communication: OSU's benchmarks on several backends."),
+    "report": ("ryzen_mpi.commands.report", "command", "Report runs, scaling, phases, days: page, Markdown, JSON."),
+    "scale": ("ryzen_mpi.commands.scale", "command", "Measure how throughput follows the ranks, and take it apart."),
     "submit": ("ryzen_mpi.commands.submit", "command", "Submit a phase to Slurm, or show its batch file."),
+    "validate": ("ryzen_mpi.commands.validate", "command", "Run the checks of a phase, and keep what they found."),
+    "gate": ("ryzen_mpi.commands.gate", "command", "Judge recorded results: may the next phase start?"),
+    "authorise": ("ryzen_mpi.commands.gate", "authorise_command", "Walk the gates of all phases."),
     "config": ("ryzen_mpi.commands.config", "command", "Show settings, parameters and memory without training."),
 }
 

@@ -6,14 +6,17 @@ its exit code alone: mpirun ends with 0 when it loses a daemon.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from ryzen_mpi.cluster import slurm
 from ryzen_mpi.errors import UserError
@@ -113,8 +116,17 @@ def launch(
     return run(words, limit_s, environment(**(variables or {})), cwd)
 
 
-def run(words: Sequence[str], limit_s: float, variables: Mapping[str, str], cwd: str | None = None) -> Ended:
-    """Runs a command until it ends or `limit_s` is over; all that it started ends with it. Local."""
+def run(
+    words: Sequence[str],
+    limit_s: float,
+    variables: Mapping[str, str],
+    cwd: str | None = None,
+    hear: Callable[[str], object] = lambda line: None,
+) -> Ended:
+    """Runs a command until it ends or `limit_s` is over; all that it started ends with it. Local.
+
+    `hear` is given every line of its standard error as it comes, on a thread of its own.
+    """
     began = time.monotonic()
     process = subprocess.Popen(
         words,
@@ -127,19 +139,35 @@ def run(words: Sequence[str], limit_s: float, variables: Mapping[str, str], cwd:
         errors="replace",
         start_new_session=True,
     )
+    said: dict[str, list[str]] = {"out": [], "err": []}
+    readers = [
+        threading.Thread(target=_listen, args=(process.stdout, said["out"], lambda line: None), daemon=True),
+        threading.Thread(target=_listen, args=(process.stderr, said["err"], hear), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
     timed_out = False
     try:
-        out, err = process.communicate(timeout=limit_s)
+        process.wait(limit_s)
     except subprocess.TimeoutExpired:
         timed_out = True
-        out, err = _end(process)
+        _end(process)
     except BaseException:  # Ctrl-C is for all of it
         _end(process)
         raise
+    for reader in readers:  # a process that slipped away may hold the pipes for ever
+        reader.join(PATIENCE_S)
+    out, err = ("".join(said[name]) for name in ("out", "err"))
     return Ended(tuple(words), process.returncode, out, err, time.monotonic() - began, timed_out)
 
 
-def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
+def _listen(pipe: IO[str], lines: list[str], hear: Callable[[str], object]) -> None:
+    for line in pipe:
+        lines.append(line)
+        hear(line)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
     """Ends a launch with all its ranks, which mpirun puts into sessions of their own."""
     import psutil
 
@@ -147,19 +175,14 @@ def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         family = []
-    for number, patience_s in ((signal.SIGTERM, PATIENCE_S), (signal.SIGKILL, PATIENCE_S)):
-        try:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
-        if number == signal.SIGKILL:
-            for member in family:
-                try:
-                    member.kill()
-                except psutil.NoSuchProcess:
-                    continue
-        try:
-            return process.communicate(timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            continue
-    return "", ""
+        if number == signal.SIGTERM:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE_S)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE_S)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from ryzen_mpi.cluster.job import leader_decides
+from ryzen_mpi.cluster.topology import cpulist_text, read_memory
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.console import Console, TrainingProgress
@@ -59,7 +63,15 @@ def open_tools(
     """Opens them; on ranks other than 0 those that rank 0 keeps for all do nothing. Raises UserError."""
     resumed = step.progress.step
     events = EventLog(run.events, world.rank, event_labels(world, run))
-    events.event("start", f"rank {world.rank} of {world.size} at step {resumed}", step=resumed, ranks=world.size)
+    events.event(
+        "start",
+        f"rank {world.rank} of {world.size} at step {resumed}",
+        step=resumed,
+        ranks=world.size,
+        cpus=cpulist_text(os.sched_getaffinity(0)),  # as the kernel has it: a report sees ranks that share cores
+        threads=torch.get_num_threads(),
+        node_memory_bytes=read_memory().total_bytes,
+    )
     sink: Sink = NullSink()
     saver: Saver | ShardSaver = ShardSaver(run, world.rank)
     if world.is_leader:

@@ -61,6 +61,16 @@ class Findings:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+def read_findings(content: Mapping[str, Any]) -> Findings:
+    """Findings from JSON values. Pure. Raises KeyError, TypeError."""
+    figures = tuple(
+        Measured(**{**figure, **{key: _number(figure[key]) for key in ("value", "low", "high")}})
+        for figure in ({**each, "samples": tuple(map(_number, each["samples"]))} for each in content["figures"])
+    )
+    told = {name: tuple(content[name]) for name in ("problems", "impossible", "evidence")}
+    return Findings(figures, **told, details=dict(content["details"]))
+
+
 def not_measurable(name: str, unit: str, why: str) -> Measured:
     """A figure that this machine cannot tell, with the reason."""
     return Measured(name, None, unit, n=0, why=why)
@@ -127,15 +137,10 @@ def unseal(content: Any) -> Result:
             raise Damaged("its hash does not fit: it was changed after it was written")
         if content["format"] != FORMAT:
             raise Damaged(f"format {content['format']}, and this program reads {FORMAT}")
-        found = dict(content["findings"])
-        found["figures"] = tuple(
-            Measured(**{**figure, "value": _number(figure["value"]), "samples": tuple(map(_number, figure["samples"]))})
-            for figure in found["figures"]
-        )
         names = {item.name for item in fields(Result)}
         if set(content) != names | {"sha256"}:
             raise Damaged("it has not the fields of a result")
-        return Result(**{name: content[name] for name in names - {"findings"}}, findings=Findings(**found))
+        return Result(**{**{name: content[name] for name in names}, "findings": read_findings(content["findings"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"it is no result: {type(error).__name__} {error}") from None
 

@@ -20,6 +20,9 @@ from ryzen_mpi.validation.result import Findings, plain
 if TYPE_CHECKING:
     from ryzen_mpi.cluster.world import World
 
+PROGRESS = "progress: "
+"""What a line of standard error begins with that is for the person who waits."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -66,7 +69,7 @@ class Spec:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(f"{PROGRESS}{line}", file=sys.stderr, flush=True)
 
 
 def run(spec: Spec, check: Check, world: World | None) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ryzen_mpi.scaling import calibrate as calibrating
+from ryzen_mpi.scaling import trial
 from ryzen_mpi.scaling.collective import Link, direct
 from ryzen_mpi.scaling.launch import Nodes
 from ryzen_mpi.scaling.simulate import traffic
@@ -58,6 +59,7 @@ def machine(monkeypatch):
     def of(lab):
         made = Machine(lab)
         monkeypatch.setattr(calibrating, "probe", made.probe)
+        monkeypatch.setattr(trial, "probe", made.probe)
         monkeypatch.setattr(calibrating, "read_topology", lambda: argparse.Namespace(cores=[0] * CORES))
         return made
 
@@ -83,7 +85,7 @@ def test_a_planted_machine_is_predicted_within_10_percent_and_the_band(machine, 
 
 def test_an_error_beyond_the_band_is_counted():
     rows = [
-        predictions.compared({"launches": launches, "predicted": {"value": 10.0, "low": 9.0, "high": 11.0}})
+        trial.compared({"launches": launches, "predicted": {"value": 10.0, "low": 9.0, "high": 11.0}})
         for launches in ([10.0, 10.0, 50.0], [20.0], [9.5])
     ]
     assert [row["within"] for row in rows] == [True, False, True]

@@ -246,3 +246,32 @@ def test_modules_on_a_node_without_modules_are_a_line_and_no_end(cluster):
         pytest.skip("this machine has modules")
     done = cluster.batch("1")
     assert started(done) and "no module command; not loaded: openmpi/5" in done.stderr
+
+
+def test_validation_runs_the_checks_and_ends_with_the_gate(cluster):
+    results = str(cluster.folder / "home/runs/validation-2a")
+    words = started(cluster.batch("2a", "phase2a", "--duration", "1h", "model.x=a b", file="validate.sh"))
+    assert words == [
+        *("ryzen-mpi", "validate", "2a", "--out", results, "--duration", "1h", "model.x=a b"),
+        *("ryzen-mpi", "gate", "2a", "--results", results),
+    ]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 4), (1, 4), (3, 4), (2, 2), (130, 130)])
+def test_the_exit_code_of_a_validation_is_the_gates_where_there_is_something_to_judge(cluster, code, expected):
+    cluster.write(cluster.checkout / "env/run", f"#!/bin/bash\n[[ $2 == gate ]] && exit 4\nexit {code}\n")
+    assert cluster.batch("1", "1", file="validate.sh").returncode == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "told"),
+    [
+        ((), {}, "which phase?"),
+        (("3",), {}, "which phase?"),
+        (("2b",), {}, "phase 2b has nodes=3; this job got nodes=1: sbatch --nodes=3"),
+        (("1",), {"SLURM_JOB_ID": ""}, "not inside a Slurm job"),
+    ],
+)
+def test_a_validation_that_does_not_fit_is_refused(cluster, words, variables, told):
+    done = cluster.batch("1", *words, file="validate.sh", **variables)
+    assert done.returncode == 2 and told in done.stderr and not done.stdout

@@ -1,0 +1,192 @@
+"""The report of a phase: its verdict, every figure against its threshold, and what each check found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ryzen_mpi.report.content import Advice, Badge, Cell, Headline, Picture, Report, Section, Shown, Table, by_urgency
+from ryzen_mpi.report.pictures.ranks import heat_map
+from ryzen_mpi.report.pictures.verdicts import Margin, margins
+from ryzen_mpi.report.results_facts import ResultsFacts, Row, Verdict
+from ryzen_mpi.report.run_report import missing_section
+from ryzen_mpi.report.texts import clean, listed, moment_text, plural
+from ryzen_mpi.units import duration_text
+from ryzen_mpi.validation.result import Measured, Result
+
+STATUS_TONES = {"measured": "good", "not measurable": "unknown"}
+THREE = (("throughput",), ("efficiency",), ("communication", "overhead", "share"))
+"""The figures an operator asks for first, by words of their names."""
+MOST_HEAT_MAPS = 3
+
+
+def phase_report(facts: ResultsFacts, now: float) -> Report:
+    """The report of the results that `facts` tell of. Pure."""
+    verdict = facts.verdict
+    heads = Section("Why", verdict.reasons) if verdict is not None else Section("Why")
+    sections = (
+        heads,
+        _gate_section(verdict),
+        _check_section(facts),
+        Section("Between the ranks", pictures=tuple(_heat_maps(facts))),
+        Section("Advice", advice=by_urgency(phase_advice(facts))),
+        Section("Results refused", tuple(f"{name}: {why}" for name, why in facts.damaged)),
+        missing_section(facts.missing),
+    )
+    phases = sorted({result.phase for result in facts.results}) or ["unknown"]
+    ended = facts.ended_s
+    when = moment_text(ended) if ended is not None else "no result yet"
+    judged = f", judged by the {verdict.set} set" if verdict is not None else ""
+    return Report(
+        kind="phase",
+        title=f"Phase {verdict.phase if verdict is not None else listed([clean(name) for name in phases])}",
+        subtitle=f"{plural(len(facts.results), 'result')}, newest {when}{judged}",
+        headline=phase_headline(facts),
+        made=now,
+        key=three(verdict) if verdict is not None else (),
+        sections=tuple(section for section in sections if not section.is_empty),
+        sources=facts.sources,
+    )
+
+
+def phase_headline(facts: ResultsFacts) -> Headline:
+    """The gate's word and how its figures fared; "not judged" where no gate has."""
+    verdict = facts.verdict
+    if verdict is None:
+        return Headline("Not judged", "unknown", "no gate has judged these results")
+    counts: dict[str, int] = {}
+    for row in verdict.rows:
+        counts[row.verdict] = counts.get(row.verdict, 0) + 1
+    fared = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return Headline(verdict.verdict, verdict.tone, f"{plural(len(verdict.rows), 'figure')}: {fared}" if fared else "")
+
+
+def three(verdict: Verdict) -> tuple[Shown, ...]:
+    """Throughput, efficiency and communication against their targets; other figures where those are not judged."""
+    chosen = [row for words in THREE if (row := verdict.row(*words)) is not None]
+    rest = [row for row in verdict.rows if row not in chosen]
+    chosen += sorted(rest, key=lambda row: row.value is None)[: 3 - len(chosen)]
+    return tuple(shown_row(row, row.figure.replace("_", " ")) for row in chosen)
+
+
+def shown_row(row: Row, name: str) -> Shown:
+    """A row of the gate as a figure."""
+    known = row.value is not None
+    return Shown(
+        name, row.value, row.unit, row.low, row.high, row.n if known else None,
+        target=row.threshold, badge=Badge(row.verdict, row.tone), note=row.reason,
+    )  # fmt: skip
+
+
+def _gate_section(verdict: Verdict | None) -> Section:
+    if verdict is None or not verdict.rows:
+        return Section("Gate")
+    rows = tuple(
+        (
+            row.check,
+            row.figure.replace("_", " "),
+            shown_row(row, row.figure),
+            row.threshold,
+            Badge(row.verdict, row.tone),
+            row.reason,
+        )
+        for row in verdict.rows
+    )
+    far = [margin for row in verdict.rows if (margin := _margin(row)) is not None]
+    columns = ("check", "figure", "measured", "threshold", "verdict", "reason")
+    return Section("Gate", pictures=(margins(far),) if far else (), tables=(Table(columns, rows),))
+
+
+def _margin(row: Row) -> Margin | None:
+    """The row's figure over its threshold; None where that is no ratio."""
+    bound = row.bound()
+    if bound is None or row.value is None or not math.isfinite(row.value) or bound[1] <= 0 or row.value < 0:
+        return None
+    upwards = bound[0].startswith(">")
+    low, high = (row.value if edge is None or not math.isfinite(edge) else edge for edge in (row.low, row.high))
+
+    def ratio(value: float) -> float:
+        value = max(value, 1e-12)
+        return value / bound[1] if upwards else bound[1] / value
+
+    edges = sorted((ratio(low), ratio(high)))
+    return Margin(row.name, row.figure.replace("_", " "), ratio(row.value), *edges, tone=row.tone, verdict=row.verdict)
+
+
+def _check_section(facts: ResultsFacts) -> Section:
+    rows: list[tuple[Cell, ...]] = []
+    for result in facts.results:
+        found = result.findings
+        broken = bool(found.problems or found.impossible)
+        tone = "bad" if broken else STATUS_TONES.get(result.status, "bad")
+        state = Badge("problem found" if broken else result.status, tone)
+        first = shown_measured(found.figures[0]) if found.figures else "no figure"
+        said = clean(listed([*found.problems, *found.impossible], 3) or result.message)
+        rows.append((clean(result.check), state, first, duration_text(result.seconds), said))
+    columns = ("check", "state", "first figure", "took", "found")
+    text = "Measured says that the check worked, not that its figures are good enough: that is the gate's to say."
+    return Section("Checks", (text,), tables=(Table(columns, tuple(rows)),)) if rows else Section("Checks")
+
+
+def shown_measured(figure: Measured) -> Shown:
+    """A figure of a check as it is shown."""
+    known = figure.value is not None
+    return Shown(
+        clean(figure.name.replace("_", " ")), figure.value, clean(figure.unit), figure.low, figure.high,
+        figure.n if known else None, note=clean(figure.why),
+    )  # fmt: skip
+
+
+def phase_advice(facts: ResultsFacts) -> Iterator[Advice]:
+    """What a person can do about each check that did not come out well. Pure."""
+    for result in facts.newest().values():
+        found = result.findings
+        again = f"run it again: {clean(result.rerun)}"
+        evidence = clean("; ".join(map(str, found.evidence[:3])))
+        for what in (*found.impossible, *found.problems):
+            yield Advice("act", f"{clean(result.check)}: {clean(what)}", evidence, again)
+        if result.status not in STATUS_TONES:
+            yield Advice("act", f"{clean(result.check)} {clean(result.status)}", clean(result.message), again)
+        for figure in found.figures:
+            if figure.value is None:
+                yield Advice("note", f"{clean(result.check)}: {clean(figure.name)} not measurable", clean(figure.why))
+
+
+def _heat_maps(facts: ResultsFacts) -> Iterator[Picture]:
+    """Of the newest results that hold all pairs; matrices that are none are passed over."""
+    drawn = 0
+    for result in facts.newest().values():
+        pairs = result.findings.details.get("pairs")
+        for key, what, unit in (("latency_us", "Latency", "us"), ("send_mib_s", "Bandwidth", "MiB/s")):
+            if drawn < MOST_HEAT_MAPS and (matrix := _matrix(pairs, key)) is not None:
+                drawn += 1
+                title = f"{what} between all pairs ({clean(result.check)})"
+                yield heat_map(f"pairs-{drawn}", title, unit, _hosts(pairs), matrix)
+
+
+def _matrix(pairs: Any, key: str) -> list[list[float]] | None:
+    """A square matrix of at least two ranks with a figure beside its diagonal."""
+    try:
+        values = np.array([[np.nan if v is None else float(v) for v in row] for row in pairs[key]])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
+        return None
+    off = values[~np.eye(len(values), dtype=bool)]
+    return values.tolist() if np.isfinite(off).any() else None
+
+
+def _hosts(pairs: Mapping[str, Any]) -> list[object]:
+    hosts = pairs.get("hosts")
+    return hosts if isinstance(hosts, list) else []
+
+
+def newest_trouble(result: Result) -> str:
+    """What is wrong with a result, in a line; empty where nothing is."""
+    found = result.findings
+    if found.impossible or found.problems:
+        return clean([*found.impossible, *found.problems][0])
+    return "" if result.status in STATUS_TONES else clean(f"{result.status}: {result.message}")

@@ -1,0 +1,105 @@
+"""One launch out of what each of its ranks tells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ryzen_mpi.scaling.record import Launch, digest
+from ryzen_mpi.scaling.spec import Spec
+from ryzen_mpi.scaling.working_set import working_set_bytes
+
+if TYPE_CHECKING:
+    from ryzen_mpi.config import Settings
+
+
+@dataclass
+class Part:
+    """What one rank has to tell of its measured part; JSON-able through `asdict`. Indices are a list a step."""
+
+    began: float = 0.0
+    ended: float = 0.0
+    rank_s: float = 0.0
+    measured_s: float = 0.0
+    communication_s: float = 0.0
+    skipped_steps: int = 0
+    waited_share: float | None = None
+    indices: list[list[int]] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
+
+
+def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int], told: list[list[Any]]) -> Launch:
+    """The launch from what every rank told; `known`: when it began, and the samples of an epoch. Rank 0."""
+    parts = [Part(**each[0]) for each in told]
+    steps = zip(*(part.indices for part in parts), strict=True)
+    stream = [index for step in steps for share in step for index in share]
+    own = [[index for step in part.indices for index in step] for part in parts]
+    measured_s = max(part.measured_s for part in parts)
+    blocked = [min(part.communication_s, part.rank_s) for part in parts]
+    waited = [part.waited_share for part in parts]
+    clocks, caches = [each[4] for each in told], [each[5] for each in told]
+    levels = set.intersection(*(set(each) for each in caches))
+    return Launch(
+        number=spec.number,
+        repeat=spec.repeat,
+        mode=spec.mode,
+        ranks=spec.ranks,
+        nodes=nodes,
+        threads=tuple(each[3] for each in told),
+        cpus=tuple(tuple(each[2]) for each in told),
+        rank_nodes=tuple(each[1] for each in told),
+        began=known[0],
+        ended=time.time(),
+        steps=spec.steps,
+        warmup_steps=spec.warmup_steps,
+        global_batch=spec.global_batch,
+        samples=len(stream),
+        indices_sha256=_hash(stream),
+        rank_samples=tuple(map(len, own)),
+        rank_indices_sha256=tuple(map(_hash, own)),
+        duplicates=duplicates(stream, spec.warmup_steps * spec.global_batch, known[1]),
+        skipped_steps=max(part.skipped_steps for part in parts),
+        measured_s=measured_s,
+        throughput=len(stream) / measured_s,
+        rank_s=tuple(part.rank_s for part in parts),
+        rank_computation_s=tuple(part.rank_s - s for part, s in zip(parts, blocked, strict=True)),
+        rank_communication_s=tuple(blocked),
+        rank_began=tuple(part.began for part in parts),
+        rank_ended=tuple(part.ended for part in parts),
+        step_s=tuple(map(max, zip(*(part.step_s for part in parts), strict=True))),
+        losses=tuple(parts[0].losses),
+        gradient_norms=tuple(parts[0].gradient_norms),
+        waited_share=None if None in waited else max(waited),
+        clock_mhz=None if None in clocks else sum(clocks) / len(clocks),
+        cache_bytes={level: min(each[level] for each in caches) for level in sorted(levels)},
+        working_set_bytes=working_set_bytes(settings, spec.ranks, nodes, spec.global_batch),
+        dtype=settings.hardware.dtype,
+        compression=settings.distributed.compression,
+        profile=spec.profile,
+        overrides=spec.overrides,
+        settings_sha256=settings_hash(settings),
+        machine=told[0][6],
+        rank_machines=tuple(digest(each[6]) for each in told),
+    )
+
+
+def duplicates(stream: list[int], position: int, num_samples: int) -> int:
+    """Samples of a stretch of the stream from `position` that an epoch had before. Pure."""
+    seen = {((position + place) // num_samples, index) for place, index in enumerate(stream)}
+    return len(stream) - len(seen)
+
+
+def settings_hash(settings: Settings) -> str:
+    """Of what must be the same in all launches: all but the global batch, which weak scaling lets grow. Pure."""
+    values = settings.model_dump(mode="json")
+    values["training"].pop("global_batch")
+    return digest(values)
+
+
+def _hash(indices: list[int]) -> str:
+    return hashlib.sha256(json.dumps(indices).encode()).hexdigest()

@@ -1,0 +1,96 @@
+"""A prediction put to the test: made from a calibration, written down, and only then compared with what is measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ryzen_mpi.rundir import write_atomic
+from ryzen_mpi.scaling.calibrate import probe
+from ryzen_mpi.scaling.calibration import Calibration
+from ryzen_mpi.scaling.draws import draw
+from ryzen_mpi.scaling.launch import Nodes
+from ryzen_mpi.scaling.outlook import Question, link_of
+from ryzen_mpi.scaling.request import Request
+from ryzen_mpi.scaling.simulate import Cluster, predict, traffic
+from ryzen_mpi.settings import load_settings
+
+
+def predicted(
+    calibration: Calibration,
+    config: str,
+    modes: dict[str, Sequence[str]],
+    ranks: Sequence[int],
+    per_node: int,
+    one_machine: bool = False,
+) -> list[dict[str, Any]]:
+    """What the simulator says: a row for every number of ranks and mode, JSON-able. Local.
+
+    Args:
+        modes: settings by name of the mode.
+        per_node: ranks of a full node.
+        one_machine: the nodes share one machine's cores, and ranks are not bound to them (the test lab).
+    """
+    settings = {mode: load_settings(config, words) for mode, words in modes.items()}
+    some = next(iter(settings.values()))
+    draws = draw(calibration, traffic(some, 1, 1)[0])
+    link = link_of(Question(tuple(ranks)), calibration, draws[0])[0]
+    node = (calibration.cores, calibration.threads, calibration.memory_bytes, link, one_machine, one_machine)
+    rows = []
+    for count in ranks:
+        for mode, chosen in settings.items():
+            found = predict(draws, chosen, Cluster(per_node, *node), count)
+            rows.append(
+                {
+                    "mode": mode,
+                    "ranks": count,
+                    "share": found.global_batch // count,
+                    "predicted": asdict(found.throughput),
+                    "parts": found.parts,
+                    "notes": list(found.notes),
+                    "at": time.time(),
+                    "launches": [],
+                }
+            )
+    return rows
+
+
+def write_down(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Keeps predictions before anything of them is measured."""
+    write_atomic(path, json.dumps(list(rows), indent=1) + "\n")
+
+
+def measure(
+    rows: Sequence[dict[str, Any]],
+    request: Request,
+    nodes: Nodes,
+    per_node: Callable[[int], int],
+    launches: int,
+) -> Iterator[str]:
+    """Adds to every row the samples/s of each launch that trains what it predicts. Local. Raises UserError.
+
+    `request`: what a launch is asked, with the folder; its parts and shares are filled in here. Yields a line a launch.
+    """
+    from dataclasses import replace
+
+    for ranks in sorted({row["ranks"] for row in rows}):
+        mine = [row for row in rows if row["ranks"] == ranks]
+        asked = replace(request, parts=("together",), shares=tuple(sorted({row["share"] for row in mine})))
+        for number in range(launches):
+            answer = probe(ranks, asked, nodes, per_node(ranks))
+            for row in mine:
+                turn_s = answer["cells"][f"together:{row['share']}"]["turn_s"]
+                row["launches"].append(ranks * row["share"] * len(turn_s) / sum(turn_s))
+            yield f"measured {number + 1} of {launches} on {ranks} ranks"
+
+
+def compared(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the measured median, the error, and whether it lies in the 95 % band of a launch. Pure."""
+    value, band = median(row["launches"]), row["predicted"]
+    within = bool(band["low"] <= value <= band["high"])
+    return row | {"measured": value, "error": band["value"] / value - 1, "within": within}

@@ -1,0 +1,41 @@
+"""E12: the losses of 8 and 16 processes are those of one."""
+
+from __future__ import annotations
+
+from ryzen_mpi.validation.registry import Context, check
+from ryzen_mpi.validation.result import Findings, Measured
+
+RANKS, STEPS = "8,16", 10
+
+
+@check(
+    "convergence_wide",
+    ids="E12",
+    about="float64 losses of 8 and 16 processes against one, oversubscribed where there are fewer cores",
+    where="driver",
+    limit_s=600,
+)
+def convergence_wide(context: Context) -> Findings:
+    """A launch of each size and one of one rank. Options: ranks ("8,16"), steps."""
+    import os
+
+    from ryzen_mpi.validation import convergence as measure
+
+    wide = [int(word) for word in str(context.options.get("ranks", RANKS)).split(",")]
+    steps = int(context.options.get("steps", STEPS))
+    words = (*measure.WORDS, "hardware.num_threads=1", *context.overrides)
+    count = context.nodes.count if context.nodes else 1
+    cores = len(os.sched_getaffinity(0)) * count
+    curves = {}
+    for ranks in (1, *wide):
+        context.tell(f"{steps} steps on {ranks} ranks")
+        wanted = [measure.deterministic(ranks, steps)]
+        nodes = context.nodes if ranks > 1 else None
+        curves[ranks] = measure.train_on(ranks, wanted, words, context.folder, 250.0, nodes)["float64"]
+    figures = []
+    for ranks in wide:
+        off, step = measure.largest_difference(curves[ranks], curves[1])
+        crowded = f"; oversubscribed: {ranks} ranks on {cores} cores" if ranks > cores else ""
+        told = f"largest relative difference of a loss, at step {step}{crowded}"
+        figures.append(Measured(f"deterministic_error_{ranks}", off, "1", steps, why=told))
+    return Findings(figures, details={"losses": {str(ranks): curve.losses for ranks, curve in curves.items()}})

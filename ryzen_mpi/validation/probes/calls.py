@@ -1,0 +1,126 @@
+"""Single operations of the communication benchmarks, checked and timed, with every call kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from ryzen_mpi.bench import catalog, pointtopoint
+from ryzen_mpi.bench.catalog import WINDOW
+from ryzen_mpi.bench.measure import Samples, measure
+from ryzen_mpi.bench.memory import last_level_cache
+from ryzen_mpi.bench.options import DATATYPES, Options
+from ryzen_mpi.bench.prepared import Prepared
+from ryzen_mpi.bench.run import agreed_buffers, prepare_side
+from ryzen_mpi.bench.sides import Side, open_sides
+from ryzen_mpi.bench.validate import wrong_elements
+from ryzen_mpi.cluster.world import World
+
+Wrong = dict[str, tuple[int, int]]
+"""By what was done: (elements that are wrong, elements looked at), of all ranks."""
+
+
+def all_reduce(
+    world: World, name: str, sizes: Sequence[int], datatypes: Sequence[str], small: int
+) -> tuple[Wrong, Samples, dict[str, Any]]:
+    """Sums over side `name` against sums known beforehand, at all sizes; the calls of `small` bytes. Collective.
+
+    Also, JSON-able and by rank, the interface torch.distributed would take and this process' connections meanwhile.
+    """
+    wrong: Wrong = {}
+    with open_sides(world, (name,)) as sides:
+        side: Any = sides[name]
+        for datatype in datatypes:
+            for size in sizes:
+                what = f"{size} bytes of {DATATYPES[datatype].name}"
+                wrong[what] = checked(world, side, "all_reduce", size, datatype)
+        samples = timed(world, side, "all_reduce", small, "float")
+        sockets = world.exchange.allgather({"by_address": connections()})
+    return wrong, samples, {"interface": _interfaces(world), "sockets": sockets}
+
+
+@contextmanager
+def _ready(world: World, side: Side, operation: str, size: int, datatype: str) -> Iterator[Prepared]:
+    options = Options(("raw",), size, size, DATATYPES[datatype], validate=True)
+    buffers = agreed_buffers(world, operation, size, options, last_level_cache()[0], False)
+    prepared = prepare_side(world, side, operation, size, options, buffers)
+    try:
+        yield prepared
+    finally:
+        prepared.release()
+
+
+def checked(world: World, side: Side, operation: str, size: int, datatype: str) -> tuple[int, int]:
+    """(elements that are wrong, elements looked at) of all ranks. Collective. A barrier's elements are ranks."""
+    with _ready(world, side, operation, size, datatype) as prepared:
+        elements = sum(tensor.numel() for tensor in prepared.outputs) or world.size
+        count = wrong_elements(world.comm, prepared, operation, DATATYPES[datatype])
+        return count, sum(world.exchange.allgather(elements))
+
+
+def timed(world: World, side: Side, operation: str, size: int, datatype: str) -> Samples:
+    """As many calls as OSU takes. Collective."""
+    benchmark = next(item for item in catalog.BENCHMARKS.values() if item.operation == operation)
+    with _ready(world, side, operation, size, datatype) as prepared:
+        prepared.clear()
+        # ranks meet before each call, outside the time, as in OSU's collectives; a barrier meets by itself
+        meet, times = operation != "barrier", benchmark.iterations(size, None, None)
+        return measure(world.comm, {operation: prepared}, *times, meet=meet)[operation]
+
+
+def between(
+    world: World, operation: str, pair: tuple[int, int] | None, size: int, iterations: int, warmup: int
+) -> Samples:
+    """Calls of `latency`, `bw` or `bibw` over MPI between ranks; every rank gives its own pair, or None. Collective.
+
+    One call is a round trip, or a window of 64 messages.
+    """
+    datatype = DATATYPES["char"]
+    with open_sides(world, ("raw",)) as sides:
+        side: Any = sides["raw"]
+        options = Options(("raw",), size, size, datatype)
+        buffers = agreed_buffers(world, "message", size, options, last_level_cache()[0], False)
+        nobody = (-1, -1)
+        messages = side.messages(datatype)
+        ready = pointtopoint.prepare(messages, operation, size, datatype, buffers, pair or nobody, world.rank)
+        return measure(world.comm, {operation: ready}, iterations, warmup, meet=False)[operation]
+
+
+def around(world: World, distance: int, size: int, iterations: int, warmup: int) -> Samples:
+    """Calls of a window of 64 messages from every rank to the one `distance` further, all at once. Collective."""
+    datatype = DATATYPES["char"]
+    with open_sides(world, ("raw",)) as sides:
+        side: Any = sides["raw"]
+        options = Options(("raw",), size, size, datatype)
+        buffers = agreed_buffers(world, "message", size, options, last_level_cache()[0], False)
+        messages = side.messages(datatype)
+        ready = pointtopoint.prepare_ring(messages, distance, size, datatype, buffers, world.rank, world.size)
+        return measure(world.comm, {"ring": ready}, iterations, warmup)["ring"]
+
+
+def gbit_s(samples: Samples, rank: int, size: int, ways: int = 1) -> list[float]:
+    """10^9 bits a second of every window of 64 messages of `size` bytes, by the clock of `rank`. Local."""
+    return [float(8 * size * WINDOW * ways / nanoseconds) for nanoseconds in samples.times_ns[rank]]
+
+
+def of_rank(samples: Samples, rank: int) -> Samples:
+    """What one rank timed. Local."""
+    return replace(samples, times_ns=samples.times_ns[rank : rank + 1])
+
+
+def connections() -> dict[str, int]:
+    """How many TCP connections this process has from each of its own addresses. Local."""
+    import psutil
+
+    found = Counter(item.laddr.ip for item in psutil.Process().net_connections("tcp") if item.status == "ESTABLISHED")
+    return dict(found)
+
+
+def _interfaces(world: World) -> list[dict[str, str]]:
+    from ryzen_mpi.comm.rendezvous import choose_interface
+    from ryzen_mpi.config import Distributed
+
+    return world.exchange.allgather(vars(choose_interface(world, Distributed())))

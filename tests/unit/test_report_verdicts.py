@@ -1,0 +1,272 @@
+"""What the reports of phases, periods and the briefing conclude from what was recorded."""
+
+import dataclasses
+import json
+
+import pytest
+import report_inputs as inputs
+from report_inputs import NOW, facts
+
+from ryzen_mpi.report.briefing import MOST_RISKS, briefing, find_risks, next_step
+from ryzen_mpi.report.check_list import Records, check_list
+from ryzen_mpi.report.content import Shown
+from ryzen_mpi.report.period_report import period_headline, period_report
+from ryzen_mpi.report.phase_report import _margin, phase_report, three
+from ryzen_mpi.report.results_facts import parse_verdict, read_results
+from ryzen_mpi.report.scaling_facts import read_scaling
+from ryzen_mpi.report.scaling_report import scaling_headline, scaling_report
+from ryzen_mpi.validation.result import Measured, not_measurable, seal
+
+DAY_S = 86400
+IDS = {"sync": ("E4",), "net_speed": ("E7",), "net_loss": ("E7",)}
+
+
+def results(tmp_path, *made, judged=None):
+    """A results folder with these results alone."""
+    folder = tmp_path / "r"
+    (folder / "results").mkdir(parents=True)
+    (folder / "campaign.json").write_text("{}")
+    for one in made:
+        (folder / "results" / f"{one.number}-{one.check}.json").write_text(json.dumps(seal(one)))
+    if judged is not None:
+        (folder / "verdict.json").write_text(json.dumps(judged))
+    return read_results(folder)
+
+
+def section(report, title):
+    return next(one for one in report.sections if one.title == title)
+
+
+# -- phase ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word, tone", [("GO", "good"), ("NO-GO", "bad"), ("INSUFFICIENT", "warn"), ("INVALID", "bad")])
+def test_the_headline_of_a_phase_is_the_gates_word(tmp_path, word, tone):
+    report = phase_report(read_results(inputs.write_results(tmp_path / "r", judged=inputs.verdict(word))), NOW)
+    assert (report.headline.verdict, report.headline.tone) == (word, tone)
+
+
+def test_a_phase_without_a_verdict_is_not_judged_and_never_good(tmp_path):
+    report = phase_report(read_results(inputs.write_results(tmp_path / "r")), NOW)
+    assert (report.headline.verdict, report.headline.tone) == ("Not judged", "unknown")
+
+
+def test_every_row_of_the_gate_stands_in_the_table_with_its_word(tmp_path):
+    judged = inputs.verdict()
+    report = phase_report(read_results(inputs.write_results(tmp_path / "r", judged=judged)), NOW)
+    (table,) = section(report, "Gate").tables
+    assert [row[4].text for row in table.rows] == [row["verdict"] for row in judged["rows"]]
+    tones = {row[4].text: row[4].tone for row in table.rows}
+    assert tones["met"] == tones["excellent"] == "good" and tones["not met"] == "bad"
+    assert tones["missing"] == tones["too short"] == "warn" and tones["not measurable"] == "unknown"
+
+
+def test_problems_crashes_and_what_cannot_be_measured_are_told_with_the_way_to_run_them_again(tmp_path):
+    report = phase_report(read_results(inputs.write_results(tmp_path / "r")), NOW)
+    said = {advice.what: advice for advice in section(report, "Advice").advice}
+    assert (
+        "validate 2a --only gradient_sync"
+        in said["gradient_sync: rank 2 differs from rank 0 at step 7 in element 17"].do
+    )
+    assert said["reliability timeout"].level == "act" and said["thermal: temperature not measurable"].level == "note"
+    assert "its hash does not fit" in section(report, "Results refused").text[0]
+
+
+def test_the_three_figures_are_those_an_operator_asks_for():
+    shown = three(parse_verdict(inputs.verdict(), ""))
+    assert [figure.name for figure in shown] == ["throughput", "efficiency", "communication share"]
+    assert all(isinstance(figure, Shown) and figure.target and figure.badge for figure in shown)
+
+
+def test_margins_turn_so_that_more_is_better_and_leave_out_what_is_no_ratio():
+    rows = {row.figure: row for row in parse_verdict(inputs.verdict(), "").rows}
+    assert _margin(rows["throughput"]).ratio == pytest.approx(463 / 500)
+    latency = _margin(rows["latency"])
+    assert latency.ratio == pytest.approx(100 / 64) and latency.low < latency.ratio < latency.high
+    assert _margin(rows["loss"]) is None and _margin(rows["recovery"]) is None
+    assert _margin(dataclasses.replace(rows["latency"], unit="ms")) is None
+
+
+@pytest.mark.parametrize(
+    "matrix", [None, [], [[1.0]], [[1, 2], [3]], [["x", 1], [1, 1]], [["nan", "nan"], ["nan", "nan"]], {"a": 1}, 7]
+)
+def test_pairs_that_are_no_matrix_are_passed_over(tmp_path, matrix):
+    one = inputs.result("network", 0, details={"pairs": {"hosts": ["a"], "latency_us": matrix}})
+    report = phase_report(results(tmp_path, one), NOW)
+    assert not [one for one in report.sections if one.title == "Between the ranks"]
+
+
+def test_figures_that_are_no_numbers_are_shown_as_such(tmp_path):
+    one = inputs.result(
+        "network", 0, Measured("latency", float("nan"), "us"), Measured("speed", float("inf"), "Gbit/s")
+    )
+    (table,) = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
+    assert table.rows[0][2].text == "not a number us"
+
+
+# -- check lists ------------------------------------------------------------------------------------------------------
+
+
+def listed(period, runs=(), results=()):
+    return {found.item: found for found in check_list(period, Records(runs, results, IDS, NOW))}
+
+
+@pytest.mark.parametrize("period", ["daily", "weekly", "monthly"])
+def test_of_nothing_nothing_counts_as_done(period):
+    found = listed(period)
+    assert {one.state for one in found.values()} == {"not run"}
+    assert period_headline(list(found.values())).tone == "warn"
+
+
+def test_longer_lists_hold_the_shorter_ones():
+    daily, weekly, monthly = (set(listed(period)) for period in ("daily", "weekly", "monthly"))
+    assert daily < weekly < monthly
+
+
+def test_a_healthy_run_has_its_items_done_and_the_checks_stay_not_run():
+    found = listed("daily", (facts(complete={"steps": 120}),))
+    states = {item: one.state for item, one in found.items()}
+    assert states.pop("gradients are the same on all ranks (E4)") == "not run"
+    assert set(states.values()) == {"done"}, states
+
+
+def test_one_run_in_trouble_is_trouble_whatever_the_others():
+    sick = facts(slow={3: 1.6}, path=inputs.Path("runs/sick"), checkpoints=())
+    found = listed("daily", (facts(), sick))
+    assert found["communication at most 20 % of a step"].state == "trouble"
+    assert "sick" in found["checkpoints are recent"].text and found["checkpoints are recent"].state == "trouble"
+
+
+def test_an_item_is_done_only_when_all_its_checks_were_measured(tmp_path):
+    speed = inputs.result("net_speed", 0, Measured("speed", 9.0, "Gbit/s"))
+    loss = inputs.result("net_loss", 1, Measured("loss", 0.0, "%"))
+    assert listed("weekly", (), (results(tmp_path / "a", speed),))["network (E7)"].state == "not run"
+    assert listed("weekly", (), (results(tmp_path / "b", speed, loss),))["network (E7)"].state == "done"
+
+
+@pytest.mark.parametrize(
+    "change, state",
+    [
+        ({"status": "timeout", "message": "too slow"}, "trouble"),
+        ({"status": "failed"}, "trouble"),
+        ({"status": "interrupted"}, "trouble"),
+        ({"problems": ["rank 1 differs"]}, "trouble"),
+        ({"impossible": ["faster than light"]}, "trouble"),
+        ({"status": "not measurable"}, "not run"),
+    ],
+)
+def test_a_check_that_did_not_come_out_well_is_never_done(tmp_path, change, state):
+    one = inputs.result("sync", 0, **change)
+    assert listed("daily", (), (results(tmp_path, one),))["gradients are the same on all ranks (E4)"].state == state
+
+
+def test_the_newest_result_of_a_check_counts(tmp_path):
+    bad = inputs.result("sync", 0, problems=["rank 1 differs"])
+    good = inputs.result("sync", 1, Measured("accuracy", 100.0, "%"))
+    assert (
+        listed("daily", (), (results(tmp_path, bad, good),))["gradients are the same on all ranks (E4)"].state == "done"
+    )
+
+
+def test_a_period_takes_what_shows_a_sign_of_life_within_it(tmp_path):
+    now = NOW + 100 * DAY_S
+    inputs.write_results(tmp_path / "new", now - 3600)
+    inputs.write_results(tmp_path / "week", now - 3 * DAY_S)
+    inputs.write_results(tmp_path / "old", now - 40 * DAY_S)
+    for period, names in (("daily", {"new"}), ("weekly", {"new", "week"}), ("monthly", {"new", "week"})):
+        report = period_report(period, tmp_path, now)
+        (table,) = section(report, "Results").tables
+        assert {row[0] for row in table.rows} == names
+
+
+def test_a_broken_folder_does_not_hide_the_others(tmp_path):
+    inputs.write_results(tmp_path / "good", NOW - 60)
+    inputs.write_results(tmp_path / "bad", NOW - 60, {"format": 7})
+    report = period_report("daily", tmp_path, NOW)
+    assert len(section(report, "Results").tables[0].rows) == 1
+    assert any("has format 7" in text for text in section(report, "Missing").text)
+
+
+# -- briefing ---------------------------------------------------------------------------------------------------------
+
+
+def brief(tmp_path, word, **changes):
+    folder = inputs.write_results(tmp_path / "r", judged=inputs.verdict(word, **changes))
+    return read_results(folder)
+
+
+@pytest.mark.parametrize(
+    "word, step",
+    [
+        ("GO", "start phase 2b: ryzen-mpi authorise"),
+        ("INSUFFICIENT", "ryzen-mpi validate 2a --only soak,reliability"),
+        ("NO-GO", "Mend scaling, then run 1 check again: ryzen-mpi validate 2a --only scaling"),
+        ("INVALID", "Use none of these figures"),
+    ],
+)
+def test_the_next_step_follows_from_the_verdict(tmp_path, word, step):
+    assert step in next_step(brief(tmp_path, word))
+
+
+def test_a_briefing_without_a_verdict_asks_for_one(tmp_path):
+    report = briefing([read_results(inputs.write_results(tmp_path / "r"))], NOW)
+    assert report.headline.tone == "unknown" and "ryzen-mpi gate" in section(report, "Next step").text[0]
+
+
+def test_the_risks_are_the_gravest_and_fit_the_page(tmp_path):
+    risks = find_risks(brief(tmp_path, "NO-GO", rows=inputs.verdict()["rows"] * 5))
+    assert len(risks) == MOST_RISKS and risks[0].level == "act" and "more, in the phase report" in risks[-1].what
+    assert all(len(risk.what) <= 160 for risk in risks)
+
+
+def test_the_trend_is_of_the_same_figure_of_the_same_phase(tmp_path):
+    folders = [
+        inputs.write_results(tmp_path / f"r{day}", NOW - DAY_S * day, inputs.verdict(throughput=400.0 + day))
+        for day in range(3)
+    ]
+    folders.append(
+        inputs.write_results(tmp_path / "other", NOW - 9 * DAY_S, inputs.verdict(phase="1", throughput=99.0))
+    )
+    report = briefing([read_results(path) for path in folders], NOW)
+    (picture,) = section(report, "Trend").pictures
+    assert "402 samples/s" in picture.words and "400 samples/s" in picture.words and "99 samples/s" not in picture.words
+
+
+def test_one_folder_is_no_trend_and_it_says_so(tmp_path):
+    report = briefing([brief(tmp_path, "GO")], NOW)
+    assert "no trend" in section(report, "Trend").text[0]
+
+
+# -- scaling ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "problems, oversubscribed, verdict, tone",
+    [
+        ((), False, "Measured", "good"),
+        ((), True, "Oversubscribed", "warn"),
+        (("ranks ran one after the other",), True, "Invalid", "bad"),
+    ],
+)
+def test_what_cannot_be_true_comes_first_in_a_scaling_report(tmp_path, problems, oversubscribed, verdict, tone):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(inputs.scaling(problems, oversubscribed)))
+    facts = read_scaling(path)
+    assert (scaling_headline(facts).verdict, scaling_headline(facts).tone) == (verdict, tone)
+    if problems:
+        assert section(scaling_report(facts, NOW), "What cannot be true").text == problems
+
+
+def test_an_efficiency_above_one_is_marked(tmp_path):
+    content = inputs.scaling()
+    content["strong"]["points"][2]["efficiency"] = inputs.figure(1.3, "1")
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(content))
+    (table,) = section(scaling_report(read_scaling(path), NOW), "Strong scaling").tables
+    assert [row[-1].text for row in table.rows] == ["possible", "possible", "cannot be"]
+
+
+def test_a_figure_that_is_not_measurable_is_not_measured(tmp_path):
+    one = inputs.result("thermal", 0, not_measurable("temperature", "degC", "no sensor"))
+    (table,) = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
+    assert table.rows[0][2].text == "not measured" and table.rows[0][2].note == "no sensor"
