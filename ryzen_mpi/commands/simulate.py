@@ -131,6 +131,9 @@ def _show(console: Console, found: dict[str, Any]) -> None:
     cluster, failures = found["cluster"], found["failures"]
     cores = f"{cluster['cores']} cores a node, {cluster['threads']} thread(s) a rank"
     console.line(f"{cores}; between nodes: {found['network']}")
+    if len(found["by_threads"]) > 1:
+        rates = ", ".join(f"{rate:.4g} samples/s with {count} thread(s)" for count, rate in found["by_threads"].items())
+        console.line(f"one rank alone: {rates}")
     for note in dict.fromkeys(note for row in found["rows"] for note in row["notes"]):
         console.line(f"{note}: {cluster['per_node']} ranks a node have {cluster['cores']} cores")
     why = f"a node fails every {failures['mtbf_node_s'] / 3600:.4g} h ({failures['reason']})" if failures else ""

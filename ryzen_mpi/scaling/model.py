@@ -119,8 +119,13 @@ def fit(name: str, points: Points, repeats: int = REPEATS) -> Fit:
     for key, value in values.items():
         low, high = np.percentile([one[key] for one in drawn], (2.5, 97.5))
         parameters[key] = Figure(value, float(min(low, value)), float(max(high, value)), n)
-    residuals = {p: float(np.mean(x)) / law(p, values) - 1 for p, x in points.items()}
+    residuals = {p: _typical(x) / law(p, values) - 1 for p, x in points.items()}
     return Fit(name, parameters, residuals, _left_out(name, points))
+
+
+def _typical(values: Sequence[float]) -> float:
+    """The geometric mean, which the fits are to."""
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def _left_out(name: str, points: Points) -> dict[int, float]:
@@ -129,7 +134,7 @@ def _left_out(name: str, points: Points) -> dict[int, float]:
     for left in sorted(points):
         rest = {p: x for p, x in points.items() if p != left}
         if left > 1 and len(rest) >= least:
-            errors[left] = abs(law(left, fitting(rest)) / float(np.mean(points[left])) - 1)
+            errors[left] = abs(law(left, fitting(rest)) / _typical(points[left]) - 1)
     return errors
 
 

@@ -123,6 +123,7 @@ def answer(
         "network": reason,
         "failures": dict(failures) if failures else None,
         "checkpoint_s": written[0] if written else None,
+        "by_threads": by_threads(calibration),
         "warnings": warnings(calibration, draws[0], question),
         "rows": rows,
         "documents": documents(points, question.ranks) if points else None,
@@ -146,6 +147,17 @@ def measured(calibration: Calibration) -> dict[int, list[float]]:
             seconds = float(np.mean(launch["cells"][f"{kind}:{max(shares)}"]["turn_s"]))
             points.setdefault(launch["ranks"], []).append(launch["ranks"] * max(shares) / seconds)
     return points if 1 in points and len(points) > 1 else {}
+
+
+def by_threads(calibration: Calibration) -> dict[str, float]:
+    """Samples a second of one rank alone by its threads, at the most samples measured; empty by hand."""
+    found: dict[int, list[float]] = {}
+    for launch in calibration.launches:
+        shares = [int(name.partition(":")[2]) for name in launch["cells"] if name.startswith("alone:")]
+        if shares:
+            seconds = np.median(launch["cells"][f"alone:{max(shares)}"]["rank_s"])
+            found.setdefault(int(launch["threads"]), []).append(max(shares) / float(seconds))
+    return {str(threads): float(np.median(rates)) for threads, rates in sorted(found.items())}
 
 
 def documents(points: dict[int, list[float]], ranks: Sequence[int]) -> dict[str, Any]:
