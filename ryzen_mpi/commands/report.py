@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ryzen_mpi.report.content import Report
 
 _PATH = click.Path(path_type=Path)
+_SET = click.option(
+    "--set", "which", type=click.Choice(["sound", "published"]), default="sound", show_default=True, help="Thresholds."
+)
 
 
 class _Forms(click.ParamType):
@@ -86,16 +89,16 @@ def scaling(file: Path, out: Path | None, forms: tuple[str, ...]) -> None:
 
 @command.command("phase")
 @click.argument("results", type=_PATH)
-@click.option("--set", "wanted", type=click.Choice(["sound", "published"]), help="Of thresholds.  [the verdict's]")
+@_SET
 @_options
-def phase(results: Path, wanted: str | None, out: Path | None, forms: tuple[str, ...]) -> None:
+def phase(results: Path, which: str, out: Path | None, forms: tuple[str, ...]) -> None:
     """Report RESULTS, a folder of `ryzen-mpi validate`, with the verdict of its gate."""
     import time
 
     from ryzen_mpi.report.phase_report import phase_report
-    from ryzen_mpi.report.results_facts import read_results
+    from ryzen_mpi.report.results_facts import by_the_gate, read_results
 
-    facts = read_results(results, wanted_set=wanted)
+    facts = read_results(results, by_the_gate(which))
     _write(phase_report(facts, time.time()), results.resolve().name, out, forms)
 
 
@@ -120,15 +123,16 @@ daily, weekly, monthly = _periodic("daily", "day"), _periodic("weekly", "7 days"
 
 @command.command("briefing")
 @click.argument("results", type=_PATH, nargs=-1, required=True, metavar="RESULTS...")
+@_SET
 @_options
-def briefing(results: tuple[Path, ...], out: Path | None, forms: tuple[str, ...]) -> None:
+def briefing(results: tuple[Path, ...], which: str, out: Path | None, forms: tuple[str, ...]) -> None:
     """One page on the newest of RESULTS, folders of `ryzen-mpi validate`; the others are its trend."""
     import time
 
     from ryzen_mpi.report.briefing import briefing as brief
-    from ryzen_mpi.report.results_facts import read_results
+    from ryzen_mpi.report.results_facts import by_the_gate, read_results
 
-    report = brief([read_results(path) for path in results], time.time())
+    report = brief([read_results(path, by_the_gate(which)) for path in results], time.time())
     _write(report, results[-1].resolve().name, out, forms)
 
 

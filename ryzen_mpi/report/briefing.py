@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ryzen_mpi.report.content import Advice, Badge, Headline, Report, Section, Shown, Table, by_urgency
-from ryzen_mpi.report.phase_report import three
+from ryzen_mpi.report.phase_report import first_reason, three_of
 from ryzen_mpi.report.pictures.verdicts import Point, trend
 from ryzen_mpi.report.results_facts import ResultsFacts, Row, Verdict
 from ryzen_mpi.report.texts import clean, listed, moment_text, plural
@@ -28,7 +28,6 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
     ordered = sorted(folders, key=lambda facts: facts.ended_s or 0)
     newest = ordered[-1]
     verdict = newest.verdict
-    phase = verdict.phase if verdict is not None else "unknown"
     when = moment_text(newest.ended_s) if newest.ended_s is not None else "no result yet"
     sections = (
         _trend_section(ordered),
@@ -37,11 +36,11 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
     )
     return Report(
         kind="briefing",
-        title=f"Briefing, phase {phase}",
+        title=f"Briefing, phase {newest.phase}",
         subtitle=f"results of {when}" + (f", judged by the {verdict.set} set" if verdict is not None else ""),
         headline=_headline(verdict),
         made=now,
-        key=three(verdict) if verdict is not None else (),
+        key=three_of(newest),
         sections=sections,
         sources=tuple(str(facts.path) for facts in ordered),
     )
@@ -50,7 +49,7 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
 def _headline(verdict: Verdict | None) -> Headline:
     if verdict is None:
         return Headline("Not judged", "unknown", "No gate has judged these results.")
-    reason = _brief(verdict.reasons[0]) if verdict.reasons else "no reason was given"
+    reason = _brief(first_reason(verdict)) or "no reason given"
     return Headline(
         verdict.verdict, verdict.tone, _SENTENCES[verdict.verdict].format(phase=verdict.phase, reason=reason)
     )  # fmt: skip
@@ -95,7 +94,7 @@ def _point(facts: ResultsFacts, like: Row) -> Point | None:
 
 def find_risks(facts: ResultsFacts) -> tuple[Advice, ...]:
     """The gravest of what the verdict and the results show, at most MOST_RISKS. Pure."""
-    found = [Advice("act", _brief(f"{name} was refused: {why}")) for name, why in facts.damaged]
+    found = [Advice("act", _brief(f"refused: {text}")) for text in facts.damaged]
     for row in facts.verdict.rows if facts.verdict is not None else ():
         if row.tone == "bad":
             what = f"{row.name} is {Shown('', row.value, row.unit).text} ({row.verdict}, threshold {row.threshold})"
@@ -106,6 +105,8 @@ def find_risks(facts: ResultsFacts) -> tuple[Advice, ...]:
         found.append(Advice("watch", _brief(f"{verdict}: {names}")))
     problems = [(r.check, p) for r in facts.newest().values() for p in (*r.findings.impossible, *r.findings.problems)]
     found += [Advice("act", _brief(clean(f"{check}: {problem}"))) for check, problem in problems]
+    if not found and facts.verdict is not None:
+        found = [Advice("watch", _brief(reason)) for reason in facts.verdict.reasons]
     found = by_urgency(found)
     more = len(found) - MOST_RISKS
     return found if more <= 0 else (*found[: MOST_RISKS - 1], Advice("watch", f"{more + 1} more, in the phase report"))
@@ -115,7 +116,7 @@ def next_step(facts: ResultsFacts) -> str:
     """What to do now, with the command for it. Pure."""
     verdict = facts.verdict
     if verdict is None:
-        return "Judge the results: ryzen-mpi gate PHASE."
+        return f"Have the results judged: ryzen-mpi gate {facts.phase}."
     if verdict.verdict == "GO":
         following = NEXT.get(verdict.phase)
         onwards = f"start phase {following}" if following else "put the cluster to its work"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from ryzen_mpi.report.advice import COMMUNICATION_ACT, DRIFT, MEMORY_LIMIT, checkpoints, declining, memory
-from ryzen_mpi.report.phase_report import newest_trouble
+from ryzen_mpi.report.phase_report import newest_trouble, shown_measured
 from ryzen_mpi.report.results_facts import ResultsFacts
 from ryzen_mpi.report.run_facts import RunFacts
 from ryzen_mpi.report.run_measures import communication_share, throughput
@@ -33,67 +33,39 @@ class Found:
 
 @dataclass(frozen=True)
 class Records:
-    """What was recorded in the period: runs, results folders, and which requirements each check covers."""
+    """What was recorded in the period: runs and results folders; and the list's checks, each with what it is about."""
 
     runs: tuple[RunFacts, ...]
     results: tuple[ResultsFacts, ...]
-    check_ids: Mapping[str, tuple[str, ...]]
+    checks: tuple[tuple[str, str], ...]
     now: float
 
 
-_CHECKED = {
-    "daily": (("gradients are the same on all ranks", "E4"),),
-    "weekly": (
-        ("hardware, memory, sensors", "E1"),
-        ("Open MPI and Gloo", "E2"),
-        ("PyTorch", "E3"),
-        ("convergence against one process", "E5"),
-        ("network", "E7"),
-    ),
-    "monthly": (
-        ("stability soak", "E6"),
-        ("Gloo on several nodes", "E8"),
-        ("topology of the nodes", "E9"),
-        ("scaling efficiency", "E10"),
-        ("reliability", "E11"),
-        ("large batches", "E12"),
-    ),
-}
-
-
 def check_list(period: str, records: Records) -> list[Found]:
-    """The list of `period`, a key of PERIODS, with those of shorter ones in it. Pure."""
+    """The list of `period`, a key of PERIODS: what every run answers, the list's checks, monthly a verdict. Pure."""
     found = [item(records) for item in _RUN_ITEMS]
-    for name in PERIODS:
-        found += [_checked(records, text, identity) for text, identity in _CHECKED[name]]
-        if name == period:
-            break
+    found += [_checked(records, name, about) for name, about in records.checks]
+    if not records.checks:
+        found.append(Found(f"checks of the {period} list", "not run", "there is no such list of checks"))
     return [*found, _judged(records)] if period == "monthly" else found
 
 
-def _checked(records: Records, text: str, identity: str) -> Found:
-    """An item that checks cover: the newest result of each that is of requirement `identity`."""
-    item = f"{text} ({identity})"
-    names = [name for name, ids in records.check_ids.items() if identity in ids]
-    newest = {}
-    for facts in sorted(records.results, key=lambda facts: facts.ended_s or 0):
-        newest |= {name: result for name, result in facts.newest().items() if name in names}
-    if not newest:
-        which = f" ({listed(names)})" if names else ""
-        return Found(item, "not run", f"no check of it left a result in the period{which}")
-    bad = [f"{name}: {trouble}" for name, result in newest.items() if (trouble := newest_trouble(result))]
-    if bad:
-        return Found(item, "trouble", "; ".join(bad))
-    measured = [name for name, result in newest.items() if result.status == "measured"]
-    if not measured:
-        return Found(item, "not run", f"not measurable here: {listed(list(newest))}")
-    left = [name for name in names if name not in measured]
-    if left:
-        return Found(item, "not run", f"{listed(measured)} measured, and not {listed(left)}")
-    last = max(result.ended for result in newest.values())
-    return Found(
-        item, "done", f"{listed(measured)} measured {duration_text(max(0, records.now - last))} ago, no problem"
-    )
+def _checked(records: Records, name: str, about: str) -> Found:
+    """What became of a check: its newest result in the period."""
+    item = f"{name}: {about}" if about else name
+    results = [result for facts in records.results for result in facts.results if result.check == name]
+    if not results:
+        return Found(item, "not run", "it left no result in the period")
+    newest = max(results, key=lambda result: (result.ended, result.number))
+    if trouble := newest_trouble(newest):
+        return Found(item, "trouble", trouble)
+    if newest.status != "measured":
+        return Found(item, "not run", f"not measurable here: {newest.message}")
+    known = [figure for figure in newest.findings.figures if figure.value is not None]
+    if newest.findings.figures and not known:
+        return Found(item, "not run", f"not measurable here: {newest.findings.figures[0].why}")
+    first = f"{shown_measured(known[0]).name} {shown_measured(known[0]).text}, " if known else ""
+    return Found(item, "done", f"{first}{duration_text(max(0, records.now - newest.ended))} ago")
 
 
 def _judged(records: Records) -> Found:

@@ -15,7 +15,7 @@ from ryzen_mpi.report.check_list import PERIODS, Found, Records, check_list, of_
 from ryzen_mpi.report.content import Advice, Badge, Headline, Report, Section, Shown, Table, Tone, by_urgency
 from ryzen_mpi.report.pictures.verdicts import Point, trend
 from ryzen_mpi.report.read_run import is_run, read_run
-from ryzen_mpi.report.results_facts import ResultsFacts, is_results, read_results
+from ryzen_mpi.report.results_facts import Judge, ResultsFacts, is_results, read_results
 from ryzen_mpi.report.run_facts import RunFacts
 from ryzen_mpi.report.run_measures import communication_share, throughput
 from ryzen_mpi.report.run_report import missing_section, run_headline, shown
@@ -26,16 +26,16 @@ DEPTH = 4
 TONES: dict[str, Tone] = {"done": "good", "trouble": "bad", "not run": "warn"}
 
 
-def period_report(period: str, folder: Path, now: float) -> Report:
-    """The list of `period` over everything below `folder` that shows a sign of life within it. Raises UserError."""
-    from ryzen_mpi.validation.registry import all_checks
+def period_report(period: str, folder: Path, now: float, judge: Judge | None = None) -> Report:
+    """The list of `period` over everything below `folder` that shows a sign of life within it.
 
+    `judge`: see read_results. Raises UserError where there is no such folder.
+    """
     if not Path(folder).is_dir():
         raise UserError(f"no directory at {folder}", "give the directory that holds the runs (--runs DIR)")
     since, unread = now - PERIODS[period] * DAY_S, list[str]()
-    runs, results = _found(Path(folder), since, now, unread)
-    ids = {name: check.ids for name, check in all_checks().items()}
-    records = Records(runs, results, ids, now)
+    runs, results = _found(Path(folder), (since, now), judge, unread)
+    records = Records(runs, results, _checks(period), now)
     found = check_list(period, records)
     advice = _advice(runs)
     sections = (
@@ -71,13 +71,24 @@ def period_headline(found: list[Found]) -> Headline:
     return Headline("Incomplete", "warn", text) if left else Headline("All done", "good", text)
 
 
-def _found(folder: Path, since: float, now: float, unread: list[str]) -> tuple[tuple, tuple]:
-    """Runs and results folders with a sign of life between `since` and `now`, oldest first; others are told."""
+def _checks(period: str) -> tuple[tuple[str, str], ...]:
+    """The checks of the period's list in operation, with what each is about."""
+    from ryzen_mpi.validation.lists import read_lists
+    from ryzen_mpi.validation.registry import all_checks
+
+    lists, known = read_lists(), all_checks()
+    names = lists[period].checks if period in lists else ()
+    return tuple((name, known[name].about if name in known else "") for name in names)
+
+
+def _found(folder: Path, span: tuple[float, float], judge: Judge | None, unread: list[str]) -> tuple[tuple, tuple]:
+    """Runs and results folders with a sign of life within `span`, oldest first; those that tell none are named."""
+    since, now = span
     runs, results = [], []
     for path in _walk(folder, DEPTH):
         try:
             if is_results(path):
-                results.append(read_results(path))
+                results.append(read_results(path, judge))
             else:
                 runs.append(read_run(path))
         except UserError as error:
@@ -175,9 +186,15 @@ def _result_table(results: tuple[ResultsFacts, ...]) -> tuple[Table, ...]:
     for facts in reversed(results):
         verdict = facts.verdict
         word = Badge(verdict.verdict, verdict.tone) if verdict is not None else Badge("not judged", "unknown")
-        phase = ", ".join(sorted({clean(result.phase) for result in facts.results}))
         rows.append(
-            (facts.path.name, phase, str(len(facts.results)), str(len(facts.damaged)), word, moment_text(facts.ended_s))
+            (
+                facts.path.name,
+                facts.phase,
+                str(len(facts.results)),
+                str(len(facts.damaged)),
+                word,
+                moment_text(facts.ended_s),
+            )
         )
     columns = ("folder", "phase", "results", "refused", "verdict", "newest")
     return (Table(columns, tuple(rows)),) if rows else ()

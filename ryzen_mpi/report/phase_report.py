@@ -20,7 +20,7 @@ from ryzen_mpi.validation.result import Measured, Result
 STATUS_TONES = {"measured": "good", "not measurable": "unknown"}
 THREE = (("throughput",), ("efficiency",), ("communication", "overhead", "share"))
 """The figures an operator asks for first, by words of their names."""
-MOST_HEAT_MAPS = 3
+MOST_HEAT_MAPS, MOST_MARGINS = 3, 32
 
 
 def phase_report(facts: ResultsFacts, now: float) -> Report:
@@ -33,20 +33,19 @@ def phase_report(facts: ResultsFacts, now: float) -> Report:
         _check_section(facts),
         Section("Between the ranks", pictures=tuple(_heat_maps(facts))),
         Section("Advice", advice=by_urgency(phase_advice(facts))),
-        Section("Results refused", tuple(f"{name}: {why}" for name, why in facts.damaged)),
+        Section("Results refused", facts.damaged),
         missing_section(facts.missing),
     )
-    phases = sorted({result.phase for result in facts.results}) or ["unknown"]
     ended = facts.ended_s
     when = moment_text(ended) if ended is not None else "no result yet"
     judged = f", judged by the {verdict.set} set" if verdict is not None else ""
     return Report(
         kind="phase",
-        title=f"Phase {verdict.phase if verdict is not None else listed([clean(name) for name in phases])}",
+        title=f"Phase {facts.phase}",
         subtitle=f"{plural(len(facts.results), 'result')}, newest {when}{judged}",
         headline=phase_headline(facts),
         made=now,
-        key=three(verdict) if verdict is not None else (),
+        key=three_of(facts),
         sections=tuple(section for section in sections if not section.is_empty),
         sources=facts.sources,
     )
@@ -61,7 +60,13 @@ def phase_headline(facts: ResultsFacts) -> Headline:
     for row in verdict.rows:
         counts[row.verdict] = counts.get(row.verdict, 0) + 1
     fared = ", ".join(f"{count} {word}" for word, count in counts.items())
-    return Headline(verdict.verdict, verdict.tone, f"{plural(len(verdict.rows), 'figure')}: {fared}" if fared else "")
+    text = f"{plural(len(verdict.rows), 'figure')}: {fared}" if fared else first_reason(verdict)
+    return Headline(verdict.verdict, verdict.tone, text)
+
+
+def first_reason(verdict: Verdict) -> str:
+    """The gravest of the gate's reasons, without the verdict before it; empty where it gave none."""
+    return verdict.reasons[0].removeprefix(f"{verdict.verdict}: ") if verdict.reasons else ""
 
 
 def three(verdict: Verdict) -> tuple[Shown, ...]:
@@ -70,6 +75,15 @@ def three(verdict: Verdict) -> tuple[Shown, ...]:
     rest = [row for row in verdict.rows if row not in chosen]
     chosen += sorted(rest, key=lambda row: row.value is None)[: 3 - len(chosen)]
     return tuple(shown_row(row, row.figure.replace("_", " ")) for row in chosen)
+
+
+def three_of(facts: ResultsFacts) -> tuple[Shown, ...]:
+    """As `three`; where nothing is judged, the same figures as the checks measured them, without a target."""
+    if facts.verdict is not None and facts.verdict.rows:
+        return three(facts.verdict)
+    known = [f for r in facts.newest().values() for f in r.findings.figures if f.value is not None]
+    firsts = (next((f for word in words for f in known if word in f.name), None) for words in THREE)
+    return tuple(shown_measured(figure) for figure in firsts if figure is not None)
 
 
 def shown_row(row: Row, name: str) -> Shown:
@@ -88,7 +102,7 @@ def _gate_section(verdict: Verdict | None) -> Section:
         (
             row.check,
             row.figure.replace("_", " "),
-            shown_row(row, row.figure),
+            shown_row(row, row.name),
             row.threshold,
             Badge(row.verdict, row.tone),
             row.reason,
@@ -96,6 +110,8 @@ def _gate_section(verdict: Verdict | None) -> Section:
         for row in verdict.rows
     )
     far = [margin for row in verdict.rows if (margin := _margin(row)) is not None]
+    worst = sorted(far, key=lambda margin: margin.ratio)[:MOST_MARGINS]
+    far = [margin for margin in far if margin in worst]
     columns = ("check", "figure", "measured", "threshold", "verdict", "reason")
     return Section("Gate", pictures=(margins(far),) if far else (), tables=(Table(columns, rows),))
 
@@ -117,18 +133,24 @@ def _margin(row: Row) -> Margin | None:
 
 
 def _check_section(facts: ResultsFacts) -> Section:
-    rows: list[tuple[Cell, ...]] = []
+    """What became of every check and each of its figures."""
+    states, figures = list[tuple[Cell, ...]](), list[tuple[Cell, ...]]()
     for result in facts.results:
         found = result.findings
         broken = bool(found.problems or found.impossible)
         tone = "bad" if broken else STATUS_TONES.get(result.status, "bad")
         state = Badge("problem found" if broken else result.status, tone)
-        first = shown_measured(found.figures[0]) if found.figures else "no figure"
         said = clean(listed([*found.problems, *found.impossible], 3) or result.message)
-        rows.append((clean(result.check), state, first, duration_text(result.seconds), said))
-    columns = ("check", "state", "first figure", "took", "found")
+        states.append((clean(result.check), state, duration_text(result.seconds), said))
+        shown = [shown_measured(figure) for figure in found.figures]
+        figures += [(clean(result.check), figure.name, figure, figure.note) for figure in shown]
+    if not states:
+        return Section("Checks")
     text = "Measured says that the check worked, not that its figures are good enough: that is the gate's to say."
-    return Section("Checks", (text,), tables=(Table(columns, tuple(rows)),)) if rows else Section("Checks")
+    tables = [Table(("check", "state", "took", "found"), tuple(states))]
+    if figures:
+        tables.append(Table(("check", "figure", "measured", "how"), tuple(figures), "Their figures"))
+    return Section("Checks", (text,), tables=tuple(tables))
 
 
 def shown_measured(figure: Measured) -> Shown:
@@ -150,9 +172,11 @@ def phase_advice(facts: ResultsFacts) -> Iterator[Advice]:
             yield Advice("act", f"{clean(result.check)}: {clean(what)}", evidence, again)
         if result.status not in STATUS_TONES:
             yield Advice("act", f"{clean(result.check)} {clean(result.status)}", clean(result.message), again)
-        for figure in found.figures:
-            if figure.value is None:
-                yield Advice("note", f"{clean(result.check)}: {clean(figure.name)} not measurable", clean(figure.why))
+        absent = [figure for figure in found.figures if figure.value is None]
+        if absent:
+            names = listed([clean(figure.name.replace("_", " ")) for figure in absent])
+            why = clean("; ".join(dict.fromkeys(figure.why for figure in absent)))
+            yield Advice("note", f"{clean(result.check)}: {names} not measurable here", why)
 
 
 def _heat_maps(facts: ResultsFacts) -> Iterator[Picture]:

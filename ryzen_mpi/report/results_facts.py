@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.report.content import Tone
 from ryzen_mpi.report.texts import clean
-from ryzen_mpi.validation.result import Damaged, Result, unseal
+from ryzen_mpi.validation.result import Result
+from ryzen_mpi.validation.store import open_campaign
 
 VERDICT_FORMAT = 1
 VERDICTS: dict[str, Tone] = {"GO": "good", "NO-GO": "bad", "INSUFFICIENT": "warn", "INVALID": "bad"}
@@ -52,7 +52,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.check}: {self.figure.replace('_', ' ')}"
+        return f"{self.check}: {self.figure.replace('_', ' ')}" if self.figure else self.check
 
     def bound(self) -> tuple[str, float] | None:
         """The threshold as comparison and number in the figure's unit; None where it is no such."""
@@ -91,15 +91,15 @@ class ResultsFacts:
 
     Attributes:
         results: those whose hash fits, in the order they were made.
-        damaged: files that hold none, with the reason.
-        verdict: None where no gate has judged them.
+        damaged: files that hold none, each with the reason.
+        verdict: None where no gate could judge them; `missing` says why.
         missing: what is not there, in words.
     """
 
     path: Path
-    campaign: Mapping[str, Any]
+    phase: str
     results: tuple[Result, ...]
-    damaged: tuple[tuple[str, str], ...]
+    damaged: tuple[str, ...]
     verdict: Verdict | None
     missing: tuple[str, ...]
     sources: tuple[str, ...]
@@ -114,43 +114,52 @@ class ResultsFacts:
         return {result.check: result for result in self.results}
 
 
+Judge = Callable[[str, Path], Mapping[str, Any]]
+"""From a phase's name and its results folder to the JSON of a gate's verdict. Raises UserError where it cannot."""
+
+
+def by_the_gate(which: str = "sound") -> Judge:
+    """Judges by that set of thresholds: `sound` or `published`. A verdict is made anew from the results, never read."""
+
+    def judge(phase: str, folder: Path) -> Mapping[str, Any]:
+        from ryzen_mpi.validation.authority import judge_folder
+
+        return judge_folder(phase, folder, which).as_json()
+
+    return judge
+
+
 def is_results(path: Path) -> bool:
     """Whether `path` is a results folder of `ryzen-mpi validate`."""
-    return (Path(path) / "results").is_dir() or (Path(path) / "campaign.json").is_file()
+    return (Path(path) / "campaign.json").is_file()
 
 
-def read_results(path: Path, verdict: Mapping[str, Any] | None = None, wanted_set: str | None = None) -> ResultsFacts:
-    """The results folder `path`, judged by `verdict` (JSON of a gate), or by its verdict.json where none is given.
+def read_results(path: Path, judge: Judge | None = None) -> ResultsFacts:
+    """The results folder `path` with the verdict of `judge`; of the gate by its sound thresholds when absent. Local.
 
-    Raises UserError where there is no such folder, and where a verdict is none or not by the set that is wanted.
+    Raises UserError where there is no such folder. Results that are damaged, and why there is no verdict, are told.
     """
     path, missing = Path(path), list[str]()
     if not path.is_dir():
         raise UserError(f"no results folder at {path}", "give the folder that `ryzen-mpi validate` filled")
-    if not is_results(path):
-        raise UserError(
-            f"{path} is no results folder: it holds neither results nor campaign.json",
-            "give the folder that `ryzen-mpi validate` filled",
-        )
-    results, damaged, sources = _results(path)
+    campaign = open_campaign(path)
+    results, damaged = campaign.read()
     if not results:
         missing.append("no check has left a result")
-    campaign = _campaign(path, missing)
-    file = path / "verdict.json"
-    if verdict is None and file.exists():
-        verdict = _object(file)
-        sources.append(str(file))
-    judged = None if verdict is None else parse_verdict(verdict, clean(file))
-    if judged is None:
-        missing.append("no verdict: no gate has judged these results (ryzen-mpi gate)")
-    elif wanted_set is not None and judged.set != wanted_set:
-        raise UserError(
-            f"the verdict in {path} is by the set {judged.set!r}, not by {wanted_set!r}",
-            f"judge the results by it first: ryzen-mpi gate {judged.phase} --set {wanted_set}",
-        )
+    verdict = None
+    try:
+        verdict = parse_verdict((judge or by_the_gate())(campaign.phase, path), f"the verdict on {clean(path)}")
+    except UserError as error:
+        missing.append(f"no verdict: {clean(error.message)}")
     return ResultsFacts(
-        Path(clean(path.resolve())), campaign, results, damaged, judged, tuple(missing), tuple(sources)
-    )  # fmt: skip
+        path=Path(clean(path.resolve())),
+        phase=campaign.phase,
+        results=tuple(results),
+        damaged=tuple(clean(text) for text in damaged),
+        verdict=verdict,
+        missing=tuple(missing),
+        sources=(str(clean(path)),),
+    )
 
 
 def parse_verdict(content: Any, where: str) -> Verdict:
@@ -182,38 +191,3 @@ def _row(row: Mapping[str, Any]) -> Row:
     return Row(
         check=clean(row["check"]), verdict=clean(row["verdict"]), n=None if n is None else int(n), **texts, **numbers
     )  # fmt: skip
-
-
-def _results(path: Path) -> tuple[tuple[Result, ...], tuple[tuple[str, str], ...], list[str]]:
-    results, damaged, sources = [], [], []
-    for file in sorted((path / "results").glob("*.json")):
-        try:
-            results.append(unseal(json.loads(file.read_text(encoding="utf-8"))))
-            sources.append(str(file))
-        except Damaged as error:
-            damaged.append((clean(file.name), clean(error)))
-        except (OSError, ValueError, RecursionError) as error:
-            damaged.append((clean(file.name), f"it cannot be read: {clean(error)}"))
-    results.sort(key=lambda result: result.number)
-    return tuple(results), tuple(damaged), sources
-
-
-def _campaign(path: Path, missing: list[str]) -> Mapping[str, Any]:
-    try:
-        return _object(path / "campaign.json")
-    except UserError as error:
-        missing.append(clean(error.message))
-        return {}
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises UserError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no {path.name} in {path.parent}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {clean(error)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it holds no object")
-    return content

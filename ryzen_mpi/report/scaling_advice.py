@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ryzen_mpi.report.content import Advice
+from ryzen_mpi.report.content import Advice, by_urgency
 from ryzen_mpi.report.scaling_facts import FACTORS, Point, ScalingFacts, Series
 from ryzen_mpi.report.texts import number_text, plural
 
@@ -12,7 +12,6 @@ FEW_LAUNCHES = 5
 WIDE = 0.10
 LOST = 0.05
 """A factor that costs less than this is not worth a word."""
-WAITED = 0.05
 
 _REMEDIES = {
     "load_balance": "some ranks compute longer than others: compare their cores, threads and clocks",
@@ -23,14 +22,8 @@ _REMEDIES = {
 
 def advise(facts: ScalingFacts) -> tuple[Advice, ...]:
     """All that the rules have to say of a measurement."""
-    series = [one for one in (facts.strong, facts.weak) if one is not None]
-    return tuple(
-        [
-            *(advice for one in series for advice in (*impossible(one), *largest_loss(one), *uncertain(one))),
-            *oversubscribed(facts),
-            *disturbed(facts),
-        ]
-    )
+    found = [advice for one in facts.series for advice in (*impossible(one), *largest_loss(one), *uncertain(one))]
+    return by_urgency([*found, *oversubscribed(facts), *disturbed(facts)])
 
 
 def impossible(series: Series) -> Iterator[Advice]:
@@ -75,15 +68,12 @@ def _width(point: Point) -> float:
 def oversubscribed(facts: ScalingFacts) -> Iterator[Advice]:
     """More threads than cores: the figures are no scaling of a machine."""
     if facts.oversubscribed:
-        why = "there were more threads than cores"
+        why = "ranks shared cores, or had more threads than cores"
         yield Advice("act", "these figures say nothing of more nodes", why, "measure with a core for each thread")
 
 
 def disturbed(facts: ScalingFacts) -> Iterator[Advice]:
     """Launches whose ranks waited for a core."""
-    waited = [one for one in facts.launches if (one.waited_share or 0) > WAITED]
-    if waited and not facts.oversubscribed:
-        worst = max(waited, key=lambda one: one.waited_share)
-        what = f"{plural(len(waited), 'launch', 'launches')} waited for a core more than {100 * WAITED:g} % of the time"
-        why = f"launch {worst.number}: {100 * worst.waited_share:.3g} %, something else ran on the machine"
-        yield Advice("watch", what, why, "repeat on a quiet machine")
+    if facts.disturbed:
+        what = f"{plural(len(facts.disturbed), 'launch', 'launches')} disturbed"
+        yield Advice("watch", what, facts.disturbed[0], "repeat on a quiet machine")

@@ -37,6 +37,7 @@ class Point:
     communication_share: Figure | None
     computation_s: Figure | None
     communication_s: Figure | None
+    oversubscribed: bool
     explained: str
 
 
@@ -67,7 +68,14 @@ class Launch:
 
 @dataclass(frozen=True)
 class ScalingFacts:
-    """A scaling report. `problems` say why it is INVALID; empty where it is not."""
+    """A scaling report.
+
+    Attributes:
+        problems: why it is INVALID; insufficient: what was not measured, or too little; disturbed: launches that were.
+        strong, weak: None where no launch can be compared with one on one rank.
+        launches: those that are whole; `broken` of them are not.
+        losses: of each step, by number of ranks; `largest_difference` between them, and what rounding allows.
+    """
 
     path: Path
     made: float
@@ -75,11 +83,21 @@ class ScalingFacts:
     profile: str
     machine: Mapping[str, Any]
     problems: tuple[str, ...]
+    insufficient: tuple[str, ...]
+    disturbed: tuple[str, ...]
     oversubscribed: bool
     strong: Series | None
     weak: Series | None
     launches: tuple[Launch, ...]
-    loss_table: Mapping[str, Any]
+    broken: int
+    losses: Mapping[str, tuple[float, ...]]
+    largest_difference: float | None
+    tolerance: float | None
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Those that there are, strong first."""
+        return tuple(one for one in (self.strong, self.weak) if one is not None)
 
 
 def read_scaling(path: Path) -> ScalingFacts:
@@ -103,31 +121,36 @@ def read_scaling(path: Path) -> ScalingFacts:
 
 
 def _facts(path: Path, content: Mapping[str, Any]) -> ScalingFacts:
-    strong, weak = (_series(content[mode]) for mode in ("strong", "weak"))
-    if strong is None and weak is None:
-        raise ValueError("it has neither a strong nor a weak series")
+    launches = [launch for each in content["launches"] if (launch := _launch(each)) is not None]
+    table = dict(content.get("loss_table") or {})
     return ScalingFacts(
         path=path,
         made=float(content["made"]),
         headline=clean(content["headline"]),
         profile=clean(content["profile"]),
         machine=dict(content["machine"]),
-        problems=tuple(clean(problem) for problem in content["problems"]),
+        **{name: _texts(content.get(name) or ()) for name in ("problems", "insufficient", "disturbed")},
         oversubscribed=bool(content["oversubscribed"]),
-        strong=strong,
-        weak=weak,
-        launches=tuple(_launch(launch) for launch in content["launches"]),
-        loss_table=dict(content.get("loss_table") or {}),
+        **{mode: _series(content[mode]) for mode in ("strong", "weak")},
+        launches=tuple(launches),
+        broken=len(content["launches"]) - len(launches),
+        losses={clean(ranks): _numbers(values) for ranks, values in dict(table.get("losses") or {}).items()},
+        **{name: _maybe(table.get(name)) for name in ("largest_difference", "tolerance")},
     )
 
 
+def _texts(values: Any) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise ValueError(f"{values[:40]!r} is not a list of sentences")
+    return tuple(clean(value) for value in values)
+
+
 def _series(content: Mapping[str, Any] | None) -> Series | None:
-    if content is None:
+    if content is None or not content["points"]:
         return None
-    points = sorted((_point(point) for point in content["points"]), key=lambda point: point.ranks)
-    if not points:
-        raise ValueError("a series has no points")
-    return Series(clean(content["mode"]), tuple(points))
+    return Series(
+        clean(content["mode"]), tuple(sorted((_point(p) for p in content["points"]), key=lambda point: point.ranks))
+    )  # fmt: skip
 
 
 def _point(content: Mapping[str, Any]) -> Point:
@@ -138,6 +161,7 @@ def _point(content: Mapping[str, Any]) -> Point:
         communication_share=_perhaps(content.get("communication_share")),
         computation_s=_perhaps(content.get("computation_s")),
         communication_s=_perhaps(content.get("communication_s")),
+        oversubscribed=bool(content.get("oversubscribed")),
         explained=clean(content.get("explained") or ""),
     )
 
@@ -150,24 +174,26 @@ def _figure(content: Mapping[str, Any]) -> Figure:
     """A figure; bounds that are not known are the value itself."""
     value = float(content["value"])
     low, high = (value if content[name] is None else float(content[name]) for name in ("low", "high"))
-    return Figure(value, low, high, int(content["n"]))
+    return Figure(value, low, high, int(content["n"]), float(content.get("confidence", 0.95)))
 
 
-def _launch(content: Mapping[str, Any]) -> Launch:
-    waited = content.get("waited_share")
-    return Launch(
-        number=int(content["number"]),
-        mode=clean(content["mode"]),
-        ranks=int(content["ranks"]),
-        nodes=int(content["nodes"]),
-        measured_s=float(content["measured_s"]),
-        samples=int(content["samples"]),
-        threads=tuple(int(count) for count in content["threads"]),
-        waited_share=None if waited is None else float(waited),
-        rank_s=_numbers(content["rank_s"]),
-        rank_computation_s=_numbers(content["rank_computation_s"]),
-        rank_communication_s=_numbers(content["rank_communication_s"]),
-    )
+def _maybe(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _launch(content: Any) -> Launch | None:
+    """A launch; None for what is none: reports hold them as they were found, and their problems say what is wrong."""
+    try:
+        return Launch(
+            **{name: int(content[name]) for name in ("number", "ranks", "nodes", "samples")},
+            mode=clean(content["mode"]),
+            measured_s=float(content["measured_s"]),
+            threads=tuple(int(count) for count in content["threads"]),
+            waited_share=_maybe(content.get("waited_share")),
+            **{name: _numbers(content[name]) for name in ("rank_s", "rank_computation_s", "rank_communication_s")},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

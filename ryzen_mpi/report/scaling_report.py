@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ryzen_mpi.report.content import Badge, Headline, Report, Section, Table
+from ryzen_mpi.report.content import Badge, Headline, Report, Section, Shown, Table
 from ryzen_mpi.report.pictures import scaling as draw
 from ryzen_mpi.report.pictures.ranks import breakdown
 from ryzen_mpi.report.run_measures import RankTimes
@@ -22,8 +22,9 @@ def scaling_report(facts: ScalingFacts, now: float) -> Report:
     advice = advise(facts)
     sections = [
         Section("What cannot be true", facts.problems),
-        Section("Throughput", pictures=(draw.throughput(facts),)),
-        *(_series_section(one) for one in (facts.strong, facts.weak) if one is not None),
+        Section("What is missing", facts.insufficient),
+        Section("Throughput", pictures=(draw.throughput(facts),) if facts.series else ()),
+        *(_series_section(one) for one in facts.series),
         Section("Advice", () if advice else ("No rule found anything to say.",), advice=advice),
         _breakdown_section(facts),
         _loss_section(facts),
@@ -32,7 +33,7 @@ def scaling_report(facts: ScalingFacts, now: float) -> Report:
     ]
     return Report(
         kind="scaling",
-        title=f"Scaling of {facts.profile}",
+        title=f"Scaling of {facts.profile or 'nothing'}",
         subtitle=f"{plural(len(facts.launches), 'launch', 'launches')}, {moment_text(facts.made)}",
         headline=scaling_headline(facts),
         made=now,
@@ -43,18 +44,24 @@ def scaling_report(facts: ScalingFacts, now: float) -> Report:
 
 
 def scaling_headline(facts: ScalingFacts) -> Headline:
-    """The verdict: what cannot be true comes before what was reached."""
-    if facts.problems:
-        return Headline("Invalid", "bad", facts.headline)
-    return Headline("Oversubscribed", "warn", facts.headline) if facts.oversubscribed else Headline(
-        "Measured", "good", facts.headline
-    )  # fmt: skip
+    """The verdict: what cannot be true comes before what is missing, and that before what was reached."""
+    for word, tone, holds in (
+        ("INVALID", "bad", bool(facts.problems)),
+        ("INSUFFICIENT", "warn", bool(facts.insufficient) or not facts.series),
+        ("OVERSUBSCRIBED", "warn", facts.oversubscribed),
+    ):
+        if holds:
+            return Headline(word, tone, facts.headline.removeprefix(f"{word}: "))
+    return Headline("Measured", "good", facts.headline)
 
 
-def _key(facts: ScalingFacts) -> Iterator[object]:
-    series = facts.strong or facts.weak
-    last, absent = series.points[-1], "not in the report"
-    on = f"{series.mode}, on {plural(last.ranks, 'rank')}"
+def _key(facts: ScalingFacts) -> Iterator[Shown]:
+    """The figures at the most ranks of the first series."""
+    if not facts.series:
+        return
+    series, absent = facts.series[0], "not in the report"
+    last = series.points[-1]
+    on = f"{series.mode}, on {plural(last.ranks, 'rank')}" + (" that share cores" if last.oversubscribed else "")
     yield shown("throughput", last.throughput, "samples/s", absent, note=on)
     yield shown("speed-up", last.speedup, "times", absent, note=f"over {plural(series.points[0].ranks, 'rank')}")
     yield shown("efficiency", last.efficiency, "%", absent, 100, note=on, badge=_judged(last))
@@ -65,7 +72,7 @@ def _judged(point: Point) -> Badge:
     """An efficiency that is surely above 1 needs its explanation."""
     if point.efficiency.low > 1:
         return Badge("explained", "warn") if point.explained else Badge("cannot be", "bad")
-    return Badge("possible", "good")
+    return Badge("shared cores", "warn") if point.oversubscribed else Badge("possible", "good")
 
 
 def _series_section(series: Series) -> Section:
@@ -96,7 +103,7 @@ def _series_section(series: Series) -> Section:
 def _breakdown_section(facts: ScalingFacts) -> Section:
     """Where the time of each rank went in the launches of most ranks, means over them."""
     most = max((launch.ranks for launch in facts.launches), default=0)
-    mode = (facts.strong or facts.weak).mode
+    mode = facts.series[0].mode if facts.series else ""
     chosen = [one for one in facts.launches if one.ranks == most and one.mode == mode and _is_whole(one)]
     if not chosen:
         return Section("Where the time goes")
@@ -113,13 +120,30 @@ def _is_whole(launch: Launch) -> bool:
     return len(launch.rank_s) == len(launch.rank_computation_s) == len(launch.rank_communication_s) == launch.ranks
 
 
+MOST_LOSSES = 6
+
+
 def _loss_section(facts: ScalingFacts) -> Section:
-    """The losses by number of ranks, where the report has them as rows or columns of numbers."""
+    """The losses of the same steps at each number of ranks: the same samples have to give the same."""
+    count = min((len(losses) for losses in facts.losses.values()), default=0)
+    if not count:
+        return Section("Losses")
+    steps = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_LOSSES))})
     rows = tuple(
-        (clean(name), clean(number_text(value) if isinstance(value, (int, float)) else _joined(value)))
-        for name, value in facts.loss_table.items()
+        (ranks, *(f"{losses[step]:.6f}" for step in steps)) for ranks, losses in sorted(facts.losses.items(), key=_size)
     )
-    return Section("Losses", tables=(Table(("of", "loss"), rows),) if rows else ())
+    table = Table(("ranks", *(f"step {step + 1}" for step in steps)), rows)
+    if facts.largest_difference is None or facts.tolerance is None:
+        return Section("Losses", tables=(table,))
+    same = facts.largest_difference <= facts.tolerance
+    badge = Badge("within rounding", "good") if same else Badge("different", "bad")
+    note, target = "relative, over the first steps", f"<= {number_text(facts.tolerance)}"
+    figure = Shown("largest difference", facts.largest_difference, "", target=target, badge=badge, note=note)
+    return Section("Losses", figures=(figure,), tables=(table,))
+
+
+def _size(item: tuple[str, object]) -> tuple[int, str]:
+    return int(item[0]) if item[0].isdigit() else 0, item[0]
 
 
 def _joined(value: object) -> str:
@@ -146,8 +170,9 @@ def _launch_section(facts: ScalingFacts) -> Section:
         for one in sorted(facts.launches, key=lambda one: one.number)
     )
     columns = ("launch", "mode", "ranks", "nodes", "threads a rank", "samples", "measured", "waited for a core")
-    text = "In the order they were started: sizes are interleaved, so that a drift of the machine meets all of them."
-    return Section("Launches", (text,), tables=(Table(columns, rows),)) if rows else Section("Launches")
+    text = ["In the order they were started: sizes are interleaved, so that a drift of the machine meets all of them."]
+    text += [f"{plural(facts.broken, 'launch', 'launches')} not shown: not whole"] if facts.broken else []
+    return Section("Launches", tuple(text), tables=(Table(columns, rows),)) if rows else Section("Launches")
 
 
 def _machine_section(facts: ScalingFacts) -> Section:

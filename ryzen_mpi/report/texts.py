@@ -37,7 +37,8 @@ def interval_text(low: float | None, high: float | None, n: int | None, confiden
     """'95 % interval 259 to 267, n = 40', as much of it as is known."""
     parts = []
     if low is not None and high is not None:
-        parts.append(f"{100 * confidence:.3g} % interval {number_text(low)} to {number_text(high)}")
+        what = f"{100 * confidence:.3g} % interval" if confidence > 0 else "between"
+        parts.append(f"{what} {number_text(low)} {'to' if confidence > 0 else 'and'} {number_text(high)}")
     if n is not None:
         parts.append(f"n = {n:,}")
     return ", ".join(parts)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from metrics_records import LAYERS, step_record
 
+from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import EventLog
 from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 from ryzen_mpi.metrics.record import EvaluationRecord, StepRecord
+from ryzen_mpi.report.results_facts import ResultsFacts, read_results
 from ryzen_mpi.report.run_facts import Place, RunFacts, Steps, batches
 from ryzen_mpi.validation.result import Findings, Measured, Result, not_measurable, seal
 
@@ -125,7 +127,8 @@ def _write_fault(path: Path, host: str) -> None:
 
 
 def figure(value: float, unit: str, spread: float = 0.02, n: int = 7) -> dict[str, Any]:
-    return {"value": value, "low": value * (1 - spread), "high": value * (1 + spread), "n": n, "unit": unit}
+    ends = {"low": value * (1 - spread), "high": value * (1 + spread)}
+    return {"value": value, **ends, "n": n, "unit": unit, "confidence": 0.95}
 
 
 def scaling(problems: tuple[str, ...] = (), oversubscribed: bool = False, launches: int = 7) -> dict[str, Any]:
@@ -167,7 +170,15 @@ def scaling(problems: tuple[str, ...] = (), oversubscribed: bool = False, launch
         "strong": series("strong"),
         "weak": series("weak"),
         "launches": [_launch(number, ranks) for number, ranks in enumerate((1, 2, 4, 4, 2, 1))],
-        "loss_table": {"1 rank": [7.6, 7.1, 6.9], "4 ranks": [7.6, 7.1, 6.9]},
+        "insufficient": [],
+        "disturbed": [],
+        "failed": [],
+        "loss_table": {
+            "global_batch": 64,
+            "losses": {str(ranks): [7.6 - 0.1 * step for step in range(12)] for ranks in (1, 2, 4)},
+            "largest_difference": 2.3e-7,
+            "tolerance": 1e-5,
+        },
     }
 
 
@@ -237,7 +248,7 @@ def verdict(word: str = "NO-GO", throughput: float = 463.0, **changes: Any) -> d
 def write_results(path: Path, ended: float = NOW, judged: Mapping[str, Any] | None = None) -> Path:
     """A results folder with a good result, one that found a problem, one that crashed, and one that was edited."""
     (path / "results").mkdir(parents=True)
-    (path / "campaign.json").write_text(json.dumps({"campaign": "c1", "phase": "2a"}))
+    (path / "campaign.json").write_text(json.dumps({"identity": "c1", "phase": "2a", "began": BEGAN}))
     made = [
         result("network", 0, Measured("latency", 64.0, "us", 56, 61.0, 67.0), ended=ended, details={"pairs": pairs()}),
         result(
@@ -248,10 +259,21 @@ def write_results(path: Path, ended: float = NOW, judged: Mapping[str, Any] | No
         result("reliability", 3, status="timeout", message="not done after 120 s", ended=ended),
     ]  # fmt: skip
     for one in made:
-        (path / "results" / f"{one.number}-{one.check}.json").write_text(json.dumps(seal(one)))
+        (path / "results" / f"{one.number:04d}-{one.check}.json").write_text(json.dumps(seal(one)))
     edited = seal(result("hardware", 4, Measured("cores", 4.0, "1")))
     edited["findings"]["figures"][0]["value"] = 32.0
-    (path / "results" / "4-hardware.json").write_text(json.dumps(edited))
+    (path / "results" / "0004-hardware.json").write_text(json.dumps(edited))
     if judged is not None:
         (path / "verdict.json").write_text(json.dumps(judged))
     return path
+
+
+def kept_verdict(phase: str, folder: Path) -> dict[str, Any]:
+    """A judge for `read_results`: the verdict that `write_results` was given, as if the gate had said it."""
+    if not (folder / "verdict.json").exists():
+        raise UserError("nothing was judged")
+    return json.loads((folder / "verdict.json").read_text())
+
+
+def read(folder: Path) -> ResultsFacts:
+    return read_results(folder, kept_verdict)

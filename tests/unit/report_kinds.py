@@ -12,7 +12,6 @@ from ryzen_mpi.report.content import Report
 from ryzen_mpi.report.period_report import period_report
 from ryzen_mpi.report.phase_report import phase_report
 from ryzen_mpi.report.read_run import read_run
-from ryzen_mpi.report.results_facts import read_results
 from ryzen_mpi.report.run_report import run_report
 from ryzen_mpi.report.scaling_facts import read_scaling
 from ryzen_mpi.report.scaling_report import scaling_report
@@ -30,7 +29,7 @@ def make(kind: str, folder: Path) -> Report:
         path.write_text(json.dumps(inputs.scaling(("the samples of rank 2 were trained twice",))))
         return scaling_report(read_scaling(path), inputs.NOW)
     if kind == "phase":
-        return phase_report(read_results(inputs.write_results(folder / "r", judged=inputs.verdict())), inputs.NOW)
+        return phase_report(inputs.read(inputs.write_results(folder / "r", judged=inputs.verdict())), inputs.NOW)
     if kind == "briefing":
         folders = [
             inputs.write_results(
@@ -38,7 +37,7 @@ def make(kind: str, folder: Path) -> Report:
             )
             for day in range(4)
         ]
-        return briefing([read_results(path) for path in folders], inputs.NOW)
+        return briefing([inputs.read(path) for path in folders], inputs.NOW)
     return _period(kind, folder)
 
 
@@ -50,5 +49,6 @@ def _period(kind: str, folder: Path) -> Report:
     now = events.stat().st_mtime
     inputs.write_results(folder / "results" / "a", now - 3600, inputs.verdict())
     inputs.write_results(folder / "results" / "b", now - 3 * 86400)
-    (folder / "results" / "c" / "results").mkdir(parents=True)
-    return period_report(kind, folder, now)
+    (folder / "results" / "c").mkdir()
+    (folder / "results" / "c" / "campaign.json").write_text("{")
+    return period_report(kind, folder, now, inputs.kept_verdict)

@@ -249,8 +249,8 @@ def test_more_than_ideal_asks_for_its_explanation(tmp_path):
 def test_few_launches_oversubscription_and_disturbance_are_told(tmp_path):
     def few(content):
         content["strong"]["points"][2]["launches"] = 2
-        content["launches"][3]["waited_share"] = 0.3
+        content["disturbed"] = ["launch 3: a rank waited 30 % of the time for a core that others had"]
 
     assert "rests on 2 launches of 4 ranks" in spoken(scaled(tmp_path, change=few))
-    assert "1 launch waited for a core" in spoken(scaled(tmp_path, change=few))
+    assert "1 launch disturbed: launch 3" in spoken(scaled(tmp_path, change=few))
     assert "say nothing of more nodes" in spoken(scaled(tmp_path, oversubscribed=True))

@@ -73,7 +73,6 @@ def test_several_runs_have_a_folder_each(recorded, tmp_path):
         (("run", "runs/one", "--format", "pdf"), "'pdf' is no form of a report"),
         (("scaling", "runs/one/config.yaml"), "no scaling report"),
         (("phase", "runs"), "is no results folder"),
-        (("phase", "results", "--set", "published"), "not by 'published'"),
         (("phase", "results", "--set", "mine"), "mine"),
         (("daily", "--runs", "absent"), "no directory at absent"),
         (("briefing",), "Missing argument"),

@@ -1,6 +1,7 @@
 """Reading what reports are made of: whole, half-written, empty, damaged, edited."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -11,9 +12,11 @@ from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import EventLog
 from ryzen_mpi.report.content import Shown
 from ryzen_mpi.report.read_run import read_run
-from ryzen_mpi.report.results_facts import parse_verdict, read_results
+from ryzen_mpi.report.results_facts import by_the_gate, parse_verdict, read_results
 from ryzen_mpi.report.run_report import run_headline, run_report
 from ryzen_mpi.report.scaling_facts import read_scaling
+from ryzen_mpi.validation import authority
+from ryzen_mpi.validation.thresholds import load_rules
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +182,9 @@ def test_the_headline_tells_how_the_run_ended(written, tmp_path):
     [
         (lambda c: c.pop("strong"), "'strong' is missing"),
         (lambda c: c.update(format=2), "has format 2"),
-        (lambda c: c.update(strong=None, weak=None), "neither a strong nor a weak"),
-        (lambda c: c["strong"].update(points=[]), "no points"),
+        (lambda c: c.update(problems="one"), "not a list of sentences"),
         (lambda c: c["strong"]["points"][0].update(throughput=None), "damaged"),
-        (lambda c: c["launches"][0].update(ranks="four"), "damaged"),
+        (lambda c: c.update(launches=3), "damaged"),
     ],
 )
 def test_a_damaged_scaling_report_is_refused_with_what_is_wrong(tmp_path, change, match):
@@ -208,21 +210,22 @@ def test_what_is_no_scaling_report_is_refused(tmp_path, text):
 
 
 def test_results_whose_hash_fits_are_read_and_the_others_named(tmp_path):
-    facts = read_results(inputs.write_results(tmp_path / "r", judged=inputs.verdict()))
+    facts = inputs.read(inputs.write_results(tmp_path / "r", judged=inputs.verdict()))
     assert [result.check for result in facts.results] == ["network", "gradient_sync", "thermal", "reliability"]
-    ((name, why),) = facts.damaged
-    assert name == "4-hardware.json" and "its hash does not fit" in why
+    (text,) = facts.damaged
+    assert text.startswith("0004-hardware.json") and "its hash does not fit" in text
     assert facts.verdict.verdict == "NO-GO" and facts.missing == ()
 
 
 def test_half_a_result_is_named_and_a_folder_without_any_says_so(tmp_path):
     folder = inputs.write_results(tmp_path / "r")
-    whole = (folder / "results" / "0-network.json").read_text()
-    (folder / "results" / "0-network.json").write_text(whole[:100])
-    assert {name for name, _ in read_results(folder).damaged} == {"0-network.json", "4-hardware.json"}
-    (tmp_path / "empty" / "results").mkdir(parents=True)
-    missing = read_results(tmp_path / "empty").missing
-    assert "no check has left a result" in missing and any("no verdict" in text for text in missing)
+    whole = (folder / "results" / "0000-network.json").read_text()
+    (folder / "results" / "0000-network.json").write_text(whole[:100])
+    named = [text.partition(":")[0] for text in read_results(folder).damaged]
+    assert named == ["0000-network.json", "0004-hardware.json"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "campaign.json").write_text('{"identity": "c", "phase": "1"}')
+    assert "no check has left a result" in read_results(tmp_path / "empty").missing
 
 
 def test_what_is_no_results_folder_is_refused(tmp_path):
@@ -247,11 +250,30 @@ def test_a_damaged_verdict_is_refused(change, match):
         parse_verdict(inputs.verdict(**change), "verdict.json")
 
 
-def test_a_verdict_by_another_set_than_asked_is_refused(tmp_path):
-    folder = inputs.write_results(tmp_path / "r", judged=inputs.verdict())
-    assert read_results(folder, wanted_set="sound").verdict.set == "sound"
-    with pytest.raises(UserError, match="by the set 'sound', not by 'published'"):
-        read_results(folder, wanted_set="published")
+@pytest.fixture
+def rules(tmp_path, monkeypatch):
+    """Thresholds of phase 2a for the results that `write_results` writes."""
+    text = "{at_least: 100, unit: '%', n_at_least: 1, source: s}"
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "phase2a.yaml").write_text(
+        f"sound: {{gradient_sync: {{accuracy: {text}}}}}\npublished: {{soak: {{}}}}\n"
+    )
+    monkeypatch.setattr(authority, "load_rules", functools.partial(load_rules, folder=tmp_path / "rules"))
+
+
+def test_the_verdict_is_the_gates_own_and_a_file_in_the_folder_changes_nothing(tmp_path, rules):
+    folder = inputs.write_results(tmp_path / "r", judged=inputs.verdict("GO"))
+    facts = read_results(folder)
+    assert facts.verdict.verdict == "INVALID" and any("hash" in reason for reason in facts.verdict.reasons)
+    assert {row.check for row in facts.verdict.rows} == {"gradient_sync"}
+    published = read_results(folder, by_the_gate("published")).verdict
+    assert published.set == "published" and {row.check for row in published.rows} == {"gradient_sync", "soak"}
+
+
+def test_without_thresholds_there_is_no_verdict_and_it_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(authority, "load_rules", functools.partial(load_rules, folder=tmp_path / "nowhere"))
+    facts = read_results(inputs.write_results(tmp_path / "r"))
+    assert facts.verdict is None and any(text.startswith("no verdict: thresholds") for text in facts.missing)
 
 
 @pytest.mark.parametrize(

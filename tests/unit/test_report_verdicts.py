@@ -12,25 +12,25 @@ from ryzen_mpi.report.check_list import Records, check_list
 from ryzen_mpi.report.content import Shown
 from ryzen_mpi.report.period_report import period_headline, period_report
 from ryzen_mpi.report.phase_report import _margin, phase_report, three
-from ryzen_mpi.report.results_facts import parse_verdict, read_results
+from ryzen_mpi.report.results_facts import parse_verdict
 from ryzen_mpi.report.scaling_facts import read_scaling
 from ryzen_mpi.report.scaling_report import scaling_headline, scaling_report
 from ryzen_mpi.validation.result import Measured, not_measurable, seal
 
 DAY_S = 86400
-IDS = {"sync": ("E4",), "net_speed": ("E7",), "net_loss": ("E7",)}
+CHECKS = (("sync", "gradients are the same"), ("net_speed", "of the network"))
 
 
 def results(tmp_path, *made, judged=None):
     """A results folder with these results alone."""
     folder = tmp_path / "r"
     (folder / "results").mkdir(parents=True)
-    (folder / "campaign.json").write_text("{}")
+    (folder / "campaign.json").write_text(json.dumps({"identity": "c1", "phase": "2a"}))
     for one in made:
-        (folder / "results" / f"{one.number}-{one.check}.json").write_text(json.dumps(seal(one)))
+        (folder / "results" / f"{one.number:04d}-{one.check}.json").write_text(json.dumps(seal(one)))
     if judged is not None:
         (folder / "verdict.json").write_text(json.dumps(judged))
-    return read_results(folder)
+    return inputs.read(folder)
 
 
 def section(report, title):
@@ -42,18 +42,18 @@ def section(report, title):
 
 @pytest.mark.parametrize("word, tone", [("GO", "good"), ("NO-GO", "bad"), ("INSUFFICIENT", "warn"), ("INVALID", "bad")])
 def test_the_headline_of_a_phase_is_the_gates_word(tmp_path, word, tone):
-    report = phase_report(read_results(inputs.write_results(tmp_path / "r", judged=inputs.verdict(word))), NOW)
+    report = phase_report(inputs.read(inputs.write_results(tmp_path / "r", judged=inputs.verdict(word))), NOW)
     assert (report.headline.verdict, report.headline.tone) == (word, tone)
 
 
 def test_a_phase_without_a_verdict_is_not_judged_and_never_good(tmp_path):
-    report = phase_report(read_results(inputs.write_results(tmp_path / "r")), NOW)
+    report = phase_report(inputs.read(inputs.write_results(tmp_path / "r")), NOW)
     assert (report.headline.verdict, report.headline.tone) == ("Not judged", "unknown")
 
 
 def test_every_row_of_the_gate_stands_in_the_table_with_its_word(tmp_path):
     judged = inputs.verdict()
-    report = phase_report(read_results(inputs.write_results(tmp_path / "r", judged=judged)), NOW)
+    report = phase_report(inputs.read(inputs.write_results(tmp_path / "r", judged=judged)), NOW)
     (table,) = section(report, "Gate").tables
     assert [row[4].text for row in table.rows] == [row["verdict"] for row in judged["rows"]]
     tones = {row[4].text: row[4].tone for row in table.rows}
@@ -62,13 +62,15 @@ def test_every_row_of_the_gate_stands_in_the_table_with_its_word(tmp_path):
 
 
 def test_problems_crashes_and_what_cannot_be_measured_are_told_with_the_way_to_run_them_again(tmp_path):
-    report = phase_report(read_results(inputs.write_results(tmp_path / "r")), NOW)
+    report = phase_report(inputs.read(inputs.write_results(tmp_path / "r")), NOW)
     said = {advice.what: advice for advice in section(report, "Advice").advice}
     assert (
         "validate 2a --only gradient_sync"
         in said["gradient_sync: rank 2 differs from rank 0 at step 7 in element 17"].do
     )
-    assert said["reliability timeout"].level == "act" and said["thermal: temperature not measurable"].level == "note"
+    assert (
+        said["reliability timeout"].level == "act" and said["thermal: temperature not measurable here"].level == "note"
+    )
     assert "its hash does not fit" in section(report, "Results refused").text[0]
 
 
@@ -100,15 +102,18 @@ def test_figures_that_are_no_numbers_are_shown_as_such(tmp_path):
     one = inputs.result(
         "network", 0, Measured("latency", float("nan"), "us"), Measured("speed", float("inf"), "Gbit/s")
     )
-    (table,) = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
-    assert table.rows[0][2].text == "not a number us"
+    _, table = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
+    assert [row[2].text for row in table.rows] == ["not a number us", "infinite Gbit/s"]
 
 
 # -- check lists ------------------------------------------------------------------------------------------------------
 
 
+SYNC = "sync: gradients are the same"
+
+
 def listed(period, runs=(), results=()):
-    return {found.item: found for found in check_list(period, Records(runs, results, IDS, NOW))}
+    return {found.item: found for found in check_list(period, Records(runs, results, CHECKS, NOW))}
 
 
 @pytest.mark.parametrize("period", ["daily", "weekly", "monthly"])
@@ -118,15 +123,10 @@ def test_of_nothing_nothing_counts_as_done(period):
     assert period_headline(list(found.values())).tone == "warn"
 
 
-def test_longer_lists_hold_the_shorter_ones():
-    daily, weekly, monthly = (set(listed(period)) for period in ("daily", "weekly", "monthly"))
-    assert daily < weekly < monthly
-
-
 def test_a_healthy_run_has_its_items_done_and_the_checks_stay_not_run():
     found = listed("daily", (facts(complete={"steps": 120}),))
     states = {item: one.state for item, one in found.items()}
-    assert states.pop("gradients are the same on all ranks (E4)") == "not run"
+    assert states.pop(SYNC) == "not run" and states.pop("net_speed: of the network") == "not run"
     assert set(states.values()) == {"done"}, states
 
 
@@ -137,11 +137,26 @@ def test_one_run_in_trouble_is_trouble_whatever_the_others():
     assert "sick" in found["checkpoints are recent"].text and found["checkpoints are recent"].state == "trouble"
 
 
-def test_an_item_is_done_only_when_all_its_checks_were_measured(tmp_path):
-    speed = inputs.result("net_speed", 0, Measured("speed", 9.0, "Gbit/s"))
-    loss = inputs.result("net_loss", 1, Measured("loss", 0.0, "%"))
-    assert listed("weekly", (), (results(tmp_path / "a", speed),))["network (E7)"].state == "not run"
-    assert listed("weekly", (), (results(tmp_path / "b", speed, loss),))["network (E7)"].state == "done"
+def test_a_check_whose_figures_could_not_be_measured_is_not_done(tmp_path):
+    one = inputs.result("net_speed", 0, not_measurable("speed", "Gbit/s", "no second node"))
+    found = listed("weekly", (), (results(tmp_path / "a", one),))["net_speed: of the network"]
+    assert found.state == "not run" and "no second node" in found.text
+    one = inputs.result("net_speed", 0, Measured("speed", 9.0, "Gbit/s"))
+    found = listed("weekly", (), (results(tmp_path / "b", one),))["net_speed: of the network"]
+    assert found.state == "done" and "speed 9 Gbit/s" in found.text
+
+
+def test_a_period_without_a_list_of_checks_is_not_done():
+    found = check_list("weekly", Records((), (), (), NOW))
+    assert found[-1].state == "not run" and "no such list" in found[-1].text
+
+
+def test_the_daily_list_is_that_of_operation(tmp_path):
+    from ryzen_mpi.validation.lists import read_lists
+
+    (table,) = section(period_report("daily", tmp_path, NOW), "Check list").tables
+    items = [row[0].partition(":")[0] for row in table.rows]
+    assert set(read_lists()["daily"].checks) <= set(items)
 
 
 @pytest.mark.parametrize(
@@ -157,15 +172,13 @@ def test_an_item_is_done_only_when_all_its_checks_were_measured(tmp_path):
 )
 def test_a_check_that_did_not_come_out_well_is_never_done(tmp_path, change, state):
     one = inputs.result("sync", 0, **change)
-    assert listed("daily", (), (results(tmp_path, one),))["gradients are the same on all ranks (E4)"].state == state
+    assert listed("daily", (), (results(tmp_path, one),))[SYNC].state == state
 
 
 def test_the_newest_result_of_a_check_counts(tmp_path):
     bad = inputs.result("sync", 0, problems=["rank 1 differs"])
     good = inputs.result("sync", 1, Measured("accuracy", 100.0, "%"))
-    assert (
-        listed("daily", (), (results(tmp_path, bad, good),))["gradients are the same on all ranks (E4)"].state == "done"
-    )
+    assert listed("daily", (), (results(tmp_path, bad, good),))[SYNC].state == "done"
 
 
 def test_a_period_takes_what_shows_a_sign_of_life_within_it(tmp_path):
@@ -174,17 +187,18 @@ def test_a_period_takes_what_shows_a_sign_of_life_within_it(tmp_path):
     inputs.write_results(tmp_path / "week", now - 3 * DAY_S)
     inputs.write_results(tmp_path / "old", now - 40 * DAY_S)
     for period, names in (("daily", {"new"}), ("weekly", {"new", "week"}), ("monthly", {"new", "week"})):
-        report = period_report(period, tmp_path, now)
+        report = period_report(period, tmp_path, now, inputs.kept_verdict)
         (table,) = section(report, "Results").tables
         assert {row[0] for row in table.rows} == names
 
 
 def test_a_broken_folder_does_not_hide_the_others(tmp_path):
     inputs.write_results(tmp_path / "good", NOW - 60)
-    inputs.write_results(tmp_path / "bad", NOW - 60, {"format": 7})
+    bad = inputs.write_results(tmp_path / "bad", NOW - 60)
+    (bad / "campaign.json").write_text("{")
     report = period_report("daily", tmp_path, NOW)
     assert len(section(report, "Results").tables[0].rows) == 1
-    assert any("has format 7" in text for text in section(report, "Missing").text)
+    assert any("campaign.json is damaged" in text for text in section(report, "Missing").text)
 
 
 # -- briefing ---------------------------------------------------------------------------------------------------------
@@ -192,7 +206,7 @@ def test_a_broken_folder_does_not_hide_the_others(tmp_path):
 
 def brief(tmp_path, word, **changes):
     folder = inputs.write_results(tmp_path / "r", judged=inputs.verdict(word, **changes))
-    return read_results(folder)
+    return inputs.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +223,21 @@ def test_the_next_step_follows_from_the_verdict(tmp_path, word, step):
 
 
 def test_a_briefing_without_a_verdict_asks_for_one(tmp_path):
-    report = briefing([read_results(inputs.write_results(tmp_path / "r"))], NOW)
+    report = briefing([inputs.read(inputs.write_results(tmp_path / "r"))], NOW)
     assert report.headline.tone == "unknown" and "ryzen-mpi gate" in section(report, "Next step").text[0]
+
+
+def test_what_the_gate_says_is_a_risk_even_where_no_figure_is(tmp_path):
+    bare = {"rows": [], "reasons": ["INSUFFICIENT: the phase has no thresholds: nothing can be judged"]}
+    facts = results(tmp_path, judged=inputs.verdict("INSUFFICIENT", **bare))
+    report = briefing([facts], NOW)
+    assert "no thresholds" in report.headline.text and "no thresholds" in find_risks(facts)[0].what
+
+
+def test_where_nothing_is_judged_the_measured_figures_stand_without_a_target(tmp_path):
+    one = inputs.result("scaling", 0, Measured("speed", 1.0, "s"), Measured("throughput", 253.0, "samples/s"))
+    (figure,) = briefing([results(tmp_path, one)], NOW).key
+    assert (figure.name, figure.value, figure.target) == ("throughput", 253.0, "")
 
 
 def test_the_risks_are_the_gravest_and_fit_the_page(tmp_path):
@@ -227,7 +254,7 @@ def test_the_trend_is_of_the_same_figure_of_the_same_phase(tmp_path):
     folders.append(
         inputs.write_results(tmp_path / "other", NOW - 9 * DAY_S, inputs.verdict(phase="1", throughput=99.0))
     )
-    report = briefing([read_results(path) for path in folders], NOW)
+    report = briefing([inputs.read(path) for path in folders], NOW)
     (picture,) = section(report, "Trend").pictures
     assert "402 samples/s" in picture.words and "400 samples/s" in picture.words and "99 samples/s" not in picture.words
 
@@ -244,8 +271,8 @@ def test_one_folder_is_no_trend_and_it_says_so(tmp_path):
     "problems, oversubscribed, verdict, tone",
     [
         ((), False, "Measured", "good"),
-        ((), True, "Oversubscribed", "warn"),
-        (("ranks ran one after the other",), True, "Invalid", "bad"),
+        ((), True, "OVERSUBSCRIBED", "warn"),
+        (("ranks ran one after the other",), True, "INVALID", "bad"),
     ],
 )
 def test_what_cannot_be_true_comes_first_in_a_scaling_report(tmp_path, problems, oversubscribed, verdict, tone):
@@ -255,6 +282,41 @@ def test_what_cannot_be_true_comes_first_in_a_scaling_report(tmp_path, problems,
     assert (scaling_headline(facts).verdict, scaling_headline(facts).tone) == (verdict, tone)
     if problems:
         assert section(scaling_report(facts, NOW), "What cannot be true").text == problems
+
+
+def test_launches_that_are_not_whole_are_counted_and_the_report_still_made(tmp_path):
+    content = inputs.scaling(("launch 2 has no samples",))
+    content["launches"][2:4] = [{"number": 2}, "no launch"]
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(content | {"strong": None, "weak": None}))
+    report = scaling_report(read_scaling(path), NOW)
+    assert report.headline.verdict == "INVALID" and report.key == ()
+    assert "2 launches not shown: not whole" in section(report, "Launches").text
+
+
+def test_the_published_result_is_reported_invalid_with_its_20_22(tmp_path):
+    from ryzen_mpi.scaling import published
+
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published.report()))
+    report = scaling_report(read_scaling(path), NOW)
+    assert report.headline.verdict == "INVALID" and "20.2" in report.headline.text
+    assert any(figure.name == "speed-up" and 20 < figure.value < 20.5 for figure in report.key)
+
+
+def test_launches_that_were_really_measured_give_a_report(tmp_path):
+    import scaling_launches
+
+    from ryzen_mpi.scaling.compose import report as compose
+    from ryzen_mpi.scaling.record import parse
+
+    launches = [parse(each) for each in scaling_launches.recorded()]
+    path = tmp_path / "recorded.json"
+    path.write_text(json.dumps(compose(launches, {"strong": (1, 2), "weak": (1, 2)}, made=NOW)))
+    report = scaling_report(read_scaling(path), NOW)
+    assert len(section(report, "Launches").tables[0].rows) == len(launches)
+    assert section(report, "Losses").figures[0].badge.text == "within rounding"
+    assert {picture.name for one in report.sections for picture in one.pictures} >= {"throughput", "efficiency-strong"}
 
 
 def test_an_efficiency_above_one_is_marked(tmp_path):
@@ -268,5 +330,5 @@ def test_an_efficiency_above_one_is_marked(tmp_path):
 
 def test_a_figure_that_is_not_measurable_is_not_measured(tmp_path):
     one = inputs.result("thermal", 0, not_measurable("temperature", "degC", "no sensor"))
-    (table,) = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
+    _, table = section(phase_report(results(tmp_path, one), NOW), "Checks").tables
     assert table.rows[0][2].text == "not measured" and table.rows[0][2].note == "no sensor"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def throughput(facts: ScalingFacts) -> Picture:
     """Samples a second over ranks: each series with its band, and the ideal line of its first point."""
-    series = [one for one in (facts.strong, facts.weak) if one is not None]
+    series = facts.series
 
     def draw(figure: Figure, size: Size) -> None:
         axes = figure.subplots()
