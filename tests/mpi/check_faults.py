@@ -90,6 +90,21 @@ def wrong_gloo(world):
 
 
 @contextmanager
+def no_barrier(world):
+    """A barrier of Gloo at which nobody waits."""
+    from ryzen_mpi.bench.prepared import Prepared
+    from ryzen_mpi.bench.sides import Dist
+
+    honest = Dist.prepare
+
+    def prepare(self, operation, *rest):
+        return Prepared([lambda: None]) if operation == "barrier" else honest(self, operation, *rest)
+
+    with mock.patch.object(Dist, "prepare", prepare):
+        yield
+
+
+@contextmanager
 def no_gloo(world):
     """A PyTorch without Gloo."""
     import torch.distributed as dist
@@ -112,7 +127,7 @@ def slow_pair(world):
 
     def start_send(self, message, peer, tag=0):
         if (world.rank, peer) == (0, VICTIM):
-            time.sleep(SLOW_S)
+            time.sleep(SLOW_S / 20)  # of each message of a window
         return start(self, message, peer, tag)
 
     with mock.patch.object(RawMessages, "send", send), mock.patch.object(RawMessages, "start_send", start_send):

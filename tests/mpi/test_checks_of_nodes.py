@@ -1,4 +1,4 @@
-"""The checks of nodes, software and network with real ranks: planted faults are found, healthy repeats raise no alarm."""
+"""The checks of nodes, software and network with real ranks: planted faults are found, healthy repeats pass."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def apart(tmp_path_factory):
     rows = [
         *(("network_stability", "interrupted"), ("network_stability", "held_up"), ("network_latency", None)),
         *(("network_latency", "slow_pair"), ("network_speed", None), ("network_speed", "pretended_card")),
-        *(("gloo_nodes", None), ("gloo_nodes", "wrong_gloo"), ("network_loss", "no_way")),
+        *(("gloo_nodes", None), ("gloo_nodes", "wrong_gloo"), ("gloo_nodes", "no_barrier"), ("network_loss", "no_way")),
     ]
     return by_request(tmp_path_factory.mktemp("apart"), 2, requests(*rows, apart=True), GLOO_SOCKET_IFNAME="lo")
 
@@ -149,6 +149,7 @@ def test_gloo_on_all_nodes_is_checked_by_its_results(apart):
     assert value(healthy, "wrong") == 0 and not healthy["problems"]
     assert all(value(healthy, f"{name}_p50") > 0 for name in ("ring", "tree", "allgather", "barrier"))
     assert [line.split(":")[0] for line in broken["problems"]] == ["allgather"]  # ring and tree are not Gloo's own
+    assert "barrier: 2 of 2 departures" in apart["gloo_nodes", "no_barrier"]["problems"][0]
 
 
 def test_nothing_is_counted_between_nodes_that_do_not_meet(apart):

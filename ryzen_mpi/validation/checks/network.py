@@ -88,7 +88,7 @@ def _iperf_all(
 
 
 def beyond_the_card(world: World, speeds: dict[tuple[int, int], tuple[float, ...]], hosts: Sequence[str]) -> list[str]:
-    """Pairs that were faster than their network card can be: what was measured did not cross the network. Collective."""
+    """Pairs that were faster than their network card: what was measured did not cross the network. Collective."""
     from ryzen_mpi.comm.rendezvous import choose_interface
     from ryzen_mpi.config import Distributed
 

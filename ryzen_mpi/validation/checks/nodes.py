@@ -46,9 +46,7 @@ def gloo_nodes(context: Context) -> Findings:
             evidence += facts.disturbance(name, samples)
     for name, (count, total) in wrong.items():
         if count:
-            problems.append(
-                f"{name}: {count} of {total} {'ranks left early' if name == 'barrier' else 'elements'} wrong"
-            )
+            problems.append(f"{name}: {count} of {total} {'departures' if name == 'barrier' else 'elements'} wrong")
     exact = facts.share("wrong", *map(sum, zip(*wrong.values(), strict=True)), "elements of all operations")
     interface = world.exchange.allgather(_interface(world))
     evidence += [f"rank {rank}: {told}" for rank, told in enumerate(interface) if world.nodes > 1 or rank == 0]
