@@ -46,8 +46,11 @@ def unbound(world):
         yield
 
 
+@contextmanager
 def _wrong_calls(owner):
-    """`owner.prepare`, whose calls add 1 to an element on rank 1."""
+    """`owner.prepare`, whose calls add 1 to an element on rank 1; few sizes, to be quick."""
+    from ryzen_mpi.validation.checks import software
+
     honest = owner.prepare
 
     def prepare(self, *arguments):
@@ -62,7 +65,8 @@ def _wrong_calls(owner):
             prepared.calls = [lambda call=call, output=output: spoiled(call, output) for call, output in pairs]
         return prepared
 
-    return mock.patch.object(owner, "prepare", prepare)
+    with mock.patch.object(owner, "prepare", prepare), mock.patch.object(software, "SIZES", (8, 4096)):
+        yield
 
 
 def _rank() -> int:

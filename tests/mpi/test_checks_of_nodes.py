@@ -50,9 +50,9 @@ def on_one_node(tmp_path_factory):
         *(("memory", "flipped_bit"), ("affinity", "one_core_for_two"), ("affinity", "unbound")),
         *(("openmpi", None), ("openmpi", "wrong_sums"), ("gloo", None), ("gloo", "wrong_gloo"), ("gloo", "no_gloo")),
         *(("all_pairs", None), ("all_pairs", "no_way"), ("all_pairs", "doubled_address")),
-        *(("hardware", None), ("pytorch", None), ("thermal", None), ("power", None)),
+        *(("hardware", None), ("pytorch", None), ("thermal", None)),
     ]
-    return by_request(tmp_path_factory.mktemp("one"), 2, requests(*rows))
+    return by_request(tmp_path_factory.mktemp("one"), 2, requests(*rows, overrides=["distributed.interface=lo"]))
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,13 @@ def test_open_mpi_and_pytorch_are_told_as_they_are(on_one_node):
     assert value(on_one_node["pytorch", None], "gloo") == 1 and value(on_one_node["gloo", "no_gloo"], "available") == 0
 
 
+def test_the_interface_is_the_one_of_the_settings(on_one_node):
+    assert "interface lo (set by hand)" in on_one_node["gloo", None]["evidence"]
+
+
 def test_silent_sensors_are_not_measurable_with_a_reason(on_one_node):
-    for check in ("thermal", "power"):
-        for item in on_one_node[check, None]["figures"]:
-            assert item["value"] is not None or item["why"], item
+    for item in on_one_node["thermal", None]["figures"]:
+        assert item["value"] is not None or item["why"], item
     assert value(on_one_node["hardware", None], "cores_per_node") >= 1
 
 

@@ -34,6 +34,7 @@ def network_loss(context: Context) -> Findings:
         int(facts.number(context, name, default))
         for name, default in (("datagrams", DATAGRAMS), ("transfer_bytes", TRANSFER_BYTES))
     )
+    facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     with wires.connected(world) as ends:
         problems = wires.describe(hosts, ends.failed)
@@ -131,6 +132,7 @@ def network_stability(context: Context) -> Findings:
     assert world is not None
     seconds = facts.number(context, "duration_s", STABLE_S)
     period = max(SHORTEST_ROUND_S, seconds / MOST_ROUNDS)
+    facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     with wires.connected(world) as ends:
         problems = wires.describe(hosts, ends.failed)

@@ -92,6 +92,7 @@ def gloo(context: Context) -> Findings:
 
     if not dist.is_gloo_available():
         return Findings((Measured("available", 0.0, "1", why="this PyTorch is built without Gloo"),))
+    facts.same_network(context)
     sums = all_reduce(context, "gloo")
     figures = (Measured("available", 1.0, "1", why="part of this PyTorch"), *sums.figures)
     interface, sockets, problems = sums.details["interface"], sums.details["sockets"], list(sums.problems)
