@@ -84,11 +84,13 @@ def left_early(world: World, barrier: Callable[[], object]) -> int:
             barrier()
             comm.Send(bytearray(1), late, LEFT)
             continue
-        time.sleep(LATE_S)
-        heard = 0
-        while comm.Iprobe(tag=LEFT):
-            comm.Recv(bytearray(1), tag=LEFT)
-            heard += 1
+        heard, end = 0, time.monotonic() + LATE_S
+        while time.monotonic() < end:  # MPI moves messages along only while it is called
+            if comm.Iprobe(tag=LEFT):
+                comm.Recv(bytearray(1), tag=LEFT)
+                heard += 1
+            else:
+                time.sleep(0.001)
         barrier()
         for _ in range(comm.size - 1 - heard):
             comm.Recv(bytearray(1), tag=LEFT)
