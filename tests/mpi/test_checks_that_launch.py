@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
-from launch import HERE
+from launch import HERE, environment
+from supervised import gone, processes, records
 
 from ryzen_mpi.cluster.phases import phase
 from ryzen_mpi.errors import UserError
@@ -80,6 +83,31 @@ def test_a_soak_goes_on_where_it_was_left_and_refuses_to_become_another(faulty):
         carry_out(context(folder, (*SMALL, "training.seed=5"), save_interval=20), 5.0)
     reached = carry_out(again, 1.0)  # it is longer than that already: nothing is started
     assert len(reached.steps) == len(before.steps) and len(reached.attempts) == len(before.attempts)
+
+
+ORPHANS = """
+import sys, time
+from pathlib import Path
+from ryzen_mpi.validation.supervised import Supervised
+run = Supervised(Path(sys.argv[1]), 1, 1)
+run.start(sys.argv[2:])
+run.wait_for("training", run.trains, 120)
+print("trains", flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_check_that_is_killed_leaves_no_run_behind(tmp_path):
+    words = (ONE_THREAD, *SMALL, "data.source=markov", "data.num_samples=100000000", "training.save_interval=10")
+    command = [sys.executable, "-c", ORPHANS, str(tmp_path), *words]
+    check = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert check.stdout.readline() == "trains\n"
+    path = tmp_path / "run"
+    assert processes(path)
+    check.kill()
+    check.wait()
+    gone(path, limit_s=60)
+    assert records(path)[-1]["end"] == "stopped"
 
 
 def test_a_killed_rank_comes_back_and_the_losses_are_those_of_an_undisturbed_run(tmp_path):
