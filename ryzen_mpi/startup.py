@@ -179,6 +179,7 @@ def show(
     )
     rows = [
         ("world", f"{_ranks(world, settings)} on {world.nodes} node(s), started by {world.launcher}"),
+        *_virtual_rows(settings, place),
         (
             "backend",
             f"{group.description}, store {group.store_address}, timeout {group.timeout_s:g} s",
@@ -192,6 +193,18 @@ def show(
     console.table("ranks", place.rows, ("rank", "node", "cores", "NUMA domain", "threads", "bound by"))
     for text in place.warnings:
         console.warn(text)
+
+
+def _virtual_rows(settings: Settings, place: Placement) -> list[tuple[str, str]]:
+    """What a person must know of ranks that are played."""
+    if settings.training.virtual_ranks == 1:
+        return []
+    from ryzen_mpi.training.virtual import threads
+
+    each = threads(settings, place.mine.threads)
+    return [
+        ("virtual ranks", f"one after the other in this process, computing with {each} thread(s) as real ones would")
+    ]
 
 
 def model_facts(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--mtbf-hours", type=click.FloatRange(0, min_open=True), help="Between failures of one node.")
 @click.option("--failures-of", metavar="RUN_DIR", help="The same, from the account of a supervised run.")
 @click.option("--compression", metavar="NAME", help="Of gradients between nodes: distributed.compression.")
+@click.option("--measured", metavar="REPORT.json", help="Of `scale`: what the documents' formula is fitted to.")
 @click.option("--out", metavar="FILE.json", help="Keep everything as JSON.")
 @click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
 def command(ranks: str, path: str, out: str | None, overrides: tuple[str, ...], **words: Any) -> None:
@@ -58,7 +59,7 @@ def command(ranks: str, path: str, out: str | None, overrides: tuple[str, ...], 
             check_parent(target, option)
     console = Console(leader=True)
     calibration = _calibration(Path(path).expanduser(), overrides, words, console)
-    found = answer(calibration, settings, asked)
+    found = answer(calibration, settings, asked, _report(words["measured"]))
     _show(console, found)
     if out is not None:
         write_atomic(Path(out).expanduser(), json.dumps(found, indent=1) + "\n")
@@ -93,6 +94,21 @@ def _calibration(path: Any, overrides: tuple[str, ...], words: dict[str, Any], c
     return found
 
 
+def _report(path: str | None) -> Any:
+    """The scaling report in a file, or None where none was named. Raises UserError."""
+    import json
+    from pathlib import Path
+
+    from ryzen_mpi.errors import UserError
+
+    if path is None:
+        return None
+    try:
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--measured {path} can't be read: {error}", "the JSON of `ryzen-mpi scale`") from None
+
+
 def _show(console: Console, found: dict[str, Any]) -> None:
     from ryzen_mpi.units import bytes_text, duration_text
 
@@ -115,12 +131,15 @@ def _show(console: Console, found: dict[str, Any]) -> None:
     cluster, failures = found["cluster"], found["failures"]
     cores = f"{cluster['cores']} cores a node, {cluster['threads']} thread(s) a rank"
     console.line(f"{cores}; between nodes: {found['network']}")
+    if len(found["by_threads"]) > 1:
+        rates = ", ".join(f"{rate:.4g} samples/s with {count} thread(s)" for count, rate in found["by_threads"].items())
+        console.line(f"one rank alone: {rates}")
     for note in dict.fromkeys(note for row in found["rows"] for note in row["notes"]):
         console.line(f"{note}: {cluster['per_node']} ranks a node have {cluster['cores']} cores")
     why = f"a node fails every {failures['mtbf_node_s'] / 3600:.4g} h ({failures['reason']})" if failures else ""
     console.line(why or "nothing is known of failures: --mtbf-hours or --failures-of tells how often to save")
     if found["documents"]:
-        console.line("the documents' Throughput(P) = Base P (1 + gain), fitted to this calibration:")
+        console.line("the documents' Throughput(P) = Base P (1 + gain), fitted to what was measured:")
         for line in found["documents"]["misses"]:
             console.line(f"  {line}")
     for text in found["warnings"]:

@@ -93,6 +93,8 @@ def _plan(
     rules, known = load_rules(found.name, which), all_checks()
     names = only.split(",") if only is not None else lists[what].checks if what in lists else list(rules.thresholds)
     checks = choose([name.strip() for name in names if name.strip()], known)
+    if only is None:
+        checks.sort(key=lambda check: check.limit_s)  # what takes a minute first: it may spare the rest
     folder = out or (Path("runs") / f"validation-{what}" if what in lists else store.default_path(what))
     return Plan(found, rules, checks, ranks or found.ranks, find_nodes(), overrides, options, again), folder
 

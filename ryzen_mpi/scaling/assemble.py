@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """What one rank has to tell of its measured part; JSON-able through `asdict`. Indices are a list a step."""
+    """What one rank has to tell; JSON-able through `asdict`.
+
+    Attributes:
+        began, ended, rank_s, measured_s, communication_s: of the measured part, as in `record.Launch`.
+        skipped_steps, waited_share, indices: of the measured part; indices are a list a step.
+        step_s, losses, gradient_norms: of every step, warm-up first.
+        node, cpus, threads, clock_mhz, cache_bytes, machine: where it ran.
+    """
 
     began: float = 0.0
     ended: float = 0.0
@@ -31,28 +38,27 @@ class Part:
     step_s: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
+    node: int = 0
+    cpus: list[int] = field(default_factory=list)
+    threads: int = 0
+    clock_mhz: float | None = None
+    cache_bytes: dict[str, int] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
 
 
-def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int], told: list[list[Any]]) -> Launch:
-    """The launch from what every rank told; `known`: when it began, and the samples of an epoch. Rank 0."""
-    parts = [Part(**each[0]) for each in told]
+def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int], parts: list[Part]) -> Launch:
+    """The launch from what every rank tells; `known`: when it began, and the samples of an epoch. Rank 0."""
     steps = zip(*(part.indices for part in parts), strict=True)
     stream = [index for step in steps for share in step for index in share]
-    own = [[index for step in part.indices for index in step] for part in parts]
     measured_s = max(part.measured_s for part in parts)
-    blocked = [min(part.communication_s, part.rank_s) for part in parts]
-    waited = [part.waited_share for part in parts]
-    clocks, caches = [each[4] for each in told], [each[5] for each in told]
-    levels = set.intersection(*(set(each) for each in caches))
+    waited, clocks = [part.waited_share for part in parts], [part.clock_mhz for part in parts]
+    levels = set.intersection(*(set(part.cache_bytes) for part in parts))
     return Launch(
         number=spec.number,
         repeat=spec.repeat,
         mode=spec.mode,
         ranks=spec.ranks,
         nodes=nodes,
-        threads=tuple(each[3] for each in told),
-        cpus=tuple(tuple(each[2]) for each in told),
-        rank_nodes=tuple(each[1] for each in told),
         began=known[0],
         ended=time.time(),
         steps=spec.steps,
@@ -60,32 +66,44 @@ def assemble(spec: Spec, settings: Settings, nodes: int, known: tuple[float, int
         global_batch=spec.global_batch,
         samples=len(stream),
         indices_sha256=_hash(stream),
-        rank_samples=tuple(map(len, own)),
-        rank_indices_sha256=tuple(map(_hash, own)),
         duplicates=duplicates(stream, spec.warmup_steps * spec.global_batch, known[1]),
         skipped_steps=max(part.skipped_steps for part in parts),
         measured_s=measured_s,
         throughput=len(stream) / measured_s,
-        rank_s=tuple(part.rank_s for part in parts),
-        rank_computation_s=tuple(part.rank_s - s for part, s in zip(parts, blocked, strict=True)),
-        rank_communication_s=tuple(blocked),
-        rank_began=tuple(part.began for part in parts),
-        rank_ended=tuple(part.ended for part in parts),
         step_s=tuple(map(max, zip(*(part.step_s for part in parts), strict=True))),
         losses=tuple(parts[0].losses),
         gradient_norms=tuple(parts[0].gradient_norms),
         waited_share=None if None in waited else max(waited),
         clock_mhz=None if None in clocks else sum(clocks) / len(clocks),
-        cache_bytes={level: min(each[level] for each in caches) for level in sorted(levels)},
+        cache_bytes={level: min(part.cache_bytes[level] for part in parts) for level in sorted(levels)},
         working_set_bytes=working_set_bytes(settings, spec.ranks, nodes, spec.global_batch),
         dtype=settings.hardware.dtype,
         compression=settings.distributed.compression,
         profile=spec.profile,
         overrides=spec.overrides,
         settings_sha256=settings_hash(settings),
-        machine=told[0][6],
-        rank_machines=tuple(digest(each[6]) for each in told),
+        machine=parts[0].machine,
+        **_by_rank(parts),
     )
+
+
+def _by_rank(parts: list[Part]) -> dict[str, tuple[Any, ...]]:
+    """The fields of a launch that have a value a rank."""
+    own = [[index for step in part.indices for index in step] for part in parts]
+    blocked = [min(part.communication_s, part.rank_s) for part in parts]
+    return {
+        "threads": tuple(part.threads for part in parts),
+        "cpus": tuple(tuple(part.cpus) for part in parts),
+        "rank_nodes": tuple(part.node for part in parts),
+        "rank_samples": tuple(map(len, own)),
+        "rank_indices_sha256": tuple(map(_hash, own)),
+        "rank_s": tuple(part.rank_s for part in parts),
+        "rank_computation_s": tuple(part.rank_s - s for part, s in zip(parts, blocked, strict=True)),
+        "rank_communication_s": tuple(blocked),
+        "rank_began": tuple(part.began for part in parts),
+        "rank_ended": tuple(part.ended for part in parts),
+        "rank_machines": tuple(digest(part.machine) for part in parts),
+    }
 
 
 def duplicates(stream: list[int], position: int, num_samples: int) -> int:

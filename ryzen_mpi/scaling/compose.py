@@ -92,6 +92,10 @@ def headline(result: Mapping[str, Any]) -> str:
                 f"{' that share cores' if point['oversubscribed'] else ''}, efficiency "
                 f"{figure_text(point['efficiency'], percent)} %"
             )
+    if result["disturbed"]:
+        parts.append(
+            f"{len(result['disturbed'])} of {len(result['launches'])} launches were disturbed by other programs"
+        )
     if result.get("insufficient"):
         parts.append(f"INSUFFICIENT: {result['insufficient'][0]}")
     return "; ".join(parts) or "nothing was measured"

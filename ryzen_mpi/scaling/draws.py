@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Values:
         shares, step_s: samples of a step, ascending, and the usual seconds of one rank alone.
         curve: stragglers.quantiles.
         bus: 0 where the ranks of a node add up as fast as their cores, 1 where as its memory; between otherwise.
+        drift: see simulate.Cluster.load.
         launch: factor of a launch on all its times.
     """
 
@@ -48,6 +49,7 @@ class Values:
     theta: float
     compression: Mapping[str, float]
     bus: float = 0.5
+    drift: float = 0.0
     launch: float = 1.0
 
 
@@ -62,14 +64,13 @@ def draw(calibration: Calibration, gradient_bytes: int, count: int = DRAWS, seed
     for _ in range(count - 1):
         values = estimate({name: _resampled(group, random) for name, group in groups.items()}, gradient_bytes)
         launch = math.exp(spread * random.standard_t(freedom)) if freedom else 1.0
-        found.append(_replaced(values, random.random(), launch))
+        found.append(replace(values, bus=random.random(), drift=_drift(random), launch=launch))
     return found
 
 
-def _replaced(values: Values, bus: float, launch: float) -> Values:
-    from dataclasses import replace
-
-    return replace(values, bus=bus, launch=launch)
+def _drift(random: np.random.Generator) -> float:
+    """An even chance that the kernel shares cores fairly, else anything between that and never moving a rank."""
+    return max(0.0, random.uniform(-1, 1))
 
 
 def _groups(calibration: Calibration) -> dict[str, list[Launch]]:
@@ -114,9 +115,10 @@ def estimate(groups: Mapping[str, Sequence[Launch]], gradient_bytes: int) -> Val
     network = tuple(part / way for part, way in zip(fit_line(groups["apart"]), (2, 1), strict=True))
     message = _line(node, gradient_bytes) if groups["two"] else _line((2 * network[0], network[1]), gradient_bytes)
     pace = stragglers.slowest(curve, stragglers.independent(2, theta))
-    sharing, overhead_shared = _sharing(groups["two"], alone, pace, message)
     together = _turns(pair, "together")
-    overhead = [together[s] - alone[s] * (1 + contention) * pace - message for s in shares if s in together]
+    beyond = [together[s] - alone[s] * (1 + contention) * pace - message for s in shares if s in together]
+    overhead = max(0.0, float(np.median(beyond or [0.0])))
+    sharing, overhead_shared = _sharing(groups["two"], alone, pace, message) or (1.0, 2 * overhead)
     updates = [second for launch in groups["one"] for second in launch["update_s"]]
     return Values(
         shares,
@@ -126,7 +128,7 @@ def estimate(groups: Mapping[str, Sequence[Launch]], gradient_bytes: int) -> Val
         sharing,
         *node,
         *network,
-        max(0.0, float(np.median(overhead or [0.0]))),
+        overhead,
         overhead_shared,
         curve,
         theta,
@@ -178,12 +180,14 @@ def _slowest_seen(pair: Sequence[Launch]) -> float:
     return float(np.mean(parts)) if parts else 1.0
 
 
-def _sharing(two: Sequence[Launch], alone: Mapping[int, float], pace: float, message: float) -> tuple[float, float]:
-    """(sharing, overhead_shared_s) of two ranks on the cores of one; (1, 0) where it was not measured."""
+def _sharing(
+    two: Sequence[Launch], alone: Mapping[int, float], pace: float, message: float
+) -> tuple[float, float] | None:
+    """(sharing, overhead_shared_s) of two ranks on the cores of one; None where it was not measured."""
     usual, turns = _usual(two, "shared beside"), _turns(two, "shared together")
     shares = [share for share in usual if share in alone and share in turns]
     if not shares:
-        return 1.0, 0.0
+        return None
     sharing = float(np.median([usual[s] / (2 * alone[s]) for s in shares]))
     beyond = [turns[s] - 2 * sharing * alone[s] * pace - message for s in shares]
     return sharing, max(0.0, float(np.median(beyond)))
@@ -256,5 +260,6 @@ def _by_hand(given: Parameters, random: np.random.Generator | None) -> Values:
         min(1.0, one(given.straggler_theta)),
         {name: one(amount) for name, amount in given.compression_s_per_byte.items()},
         0.5 if random is None else random.random(),
+        0.0 if random is None else _drift(random),
         1.0 if random is None else math.exp(given.launch_spread * random.normal()),
     )

@@ -130,11 +130,17 @@ def _judge(ended: Ended, answer: Path, limit_s: float) -> tuple[str, Launch | No
     if ended.timed_out:
         return f"ended at its limit of {duration_text(limit_s)} (--limit)\n{ended.tail()}", None
     if ended.code:
-        return f"exit code {ended.code}\n{ended.tail()}", None
+        return f"exit code {ended.code}{_cause(ended)}\n{ended.tail()}", None
     try:
         return "", parse(_read(answer))
     except (OSError, ValueError) as error:
         return f"it ended in order and left no launch behind: {error}\n{ended.tail()}", None
+
+
+def _cause(ended: Ended) -> str:
+    """The line in which a rank says why it failed, after ": "; empty where none does."""
+    lines = (line.strip() for line in ended.err.splitlines())
+    return next((f": {line}" for line in lines if line.startswith(("error: ", "ryzen_mpi: rank "))), "")
 
 
 def _next_number(folder: Path) -> int:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 WARMUP_ROUNDS = 1
 SMALL_BYTES, LARGE_BYTES = 64 << 10, 64 << 20
-CALLS = 30
-"""Timed calls of a collective at a size."""
+CALLS, LEAST_CALLS, WARMUP_CALLS = 30, 5, 3
+"""Timed calls of a collective at a size; as few as LEAST_CALLS where they would take more than PATIENCE_S."""
+PATIENCE_S = 5.0
 
 
 class Probe:
@@ -174,17 +175,10 @@ class Probe:
         return found
 
     def _slowest(self, call: Callable[[], object], calls: int = CALLS) -> list[float]:
-        """Seconds of `calls` calls on the slowest rank, those before to warm up left out."""
-        import torch.distributed as dist
-
-        seconds = []
-        for _ in range(calls + 3):
-            dist.barrier()
-            began = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - began)
-        everyone = self.world.exchange.allgather(seconds[3:])
-        return [max(column) for column in zip(*everyone, strict=True)]
+        """Seconds of `calls` calls (fewer where they are slow) on the slowest rank, those to warm up left out."""
+        warm_s = max(max(one) for one in self.world.exchange.allgather(_timed(call, WARMUP_CALLS)[1:]))
+        count = max(LEAST_CALLS, min(calls, int(PATIENCE_S / warm_s)))
+        return [max(column) for column in zip(*self.world.exchange.allgather(_timed(call, count)), strict=True)]
 
     def _checkpoint(self) -> dict[str, Any]:
         """Bytes of a checkpoint and the seconds rank 0 takes to put it on the disk of the request's folder."""
@@ -199,6 +193,19 @@ class Probe:
                     write_checkpoint(Path(folder), step, tensors, {})
                     seconds.append(time.perf_counter() - began)
         return self.world.exchange.broadcast({"bytes": tensor_bytes(tensors), "s": seconds})
+
+
+def _timed(call: Callable[[], object], count: int) -> list[float]:
+    """Seconds of each of `count` calls on this rank; all meet before each. Collective."""
+    import torch.distributed as dist
+
+    seconds = []
+    for _ in range(count):
+        dist.barrier()
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def _steps_of(step: TrainingStep, batch: int) -> Callable[[], object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,19 @@ def usl(ranks: float, values: Mapping[str, float]) -> float:
     return values["base"] * ranks / (1 + serial * (ranks - 1) + coherence * ranks * (ranks - 1))
 
 
+def points_of(report: Mapping[str, Any], mode: str = "weak") -> dict[int, list[float]]:
+    """Throughput of each launch of a scaling report (`ryzen-mpi scale`) by its ranks. Pure. Raises UserError."""
+    points: dict[int, list[float]] = {}
+    try:
+        for launch in report["launches"]:
+            if launch["mode"] == mode:
+                points.setdefault(int(launch["ranks"]), []).append(launch["samples"] / launch["measured_s"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"this is no scaling report: {type(error).__name__} {error}") from None
+    _check(points)
+    return points
+
+
 def fit_documents(points: Points) -> dict[str, float]:
     """base: geometric mean of one rank; gain: the constant that fits the others best. Pure."""
     base = float(np.mean(np.log(points[1])))
@@ -105,8 +119,13 @@ def fit(name: str, points: Points, repeats: int = REPEATS) -> Fit:
     for key, value in values.items():
         low, high = np.percentile([one[key] for one in drawn], (2.5, 97.5))
         parameters[key] = Figure(value, float(min(low, value)), float(max(high, value)), n)
-    residuals = {p: float(np.mean(x)) / law(p, values) - 1 for p, x in points.items()}
+    residuals = {p: _typical(x) / law(p, values) - 1 for p, x in points.items()}
     return Fit(name, parameters, residuals, _left_out(name, points))
+
+
+def _typical(values: Sequence[float]) -> float:
+    """The geometric mean, which the fits are to."""
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def _left_out(name: str, points: Points) -> dict[int, float]:
@@ -115,7 +134,7 @@ def _left_out(name: str, points: Points) -> dict[int, float]:
     for left in sorted(points):
         rest = {p: x for p, x in points.items() if p != left}
         if left > 1 and len(rest) >= least:
-            errors[left] = abs(law(left, fitting(rest)) / float(np.mean(points[left])) - 1)
+            errors[left] = abs(law(left, fitting(rest)) / _typical(points[left]) - 1)
     return errors
 
 

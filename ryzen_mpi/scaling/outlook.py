@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,8 +87,13 @@ def link_of(question: Question, calibration: Calibration, values: Values) -> tup
     return Link(given[0] / 1e6, 8 / (given[1] * 1e9)), f"{given[0]:g} us, {given[1]:g} Gbit/s a node, {reason}"
 
 
-def answer(calibration: Calibration, settings: Settings, question: Question) -> dict[str, Any]:
-    """Everything that is predicted, JSON-able. Pure: the same at every call. Raises UserError."""
+def answer(
+    calibration: Calibration, settings: Settings, question: Question, report: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything that is predicted, JSON-able. Pure: the same at every call. Raises UserError.
+
+    `report`: a scaling report, for the documents' formula to be fitted to, in place of the calibration's own launches.
+    """
     calibration.check_model(settings)
     draws = draw(calibration, traffic(settings, 1, 1)[0], question.draws)
     link, reason = link_of(question, calibration, draws[0])
@@ -107,7 +112,8 @@ def answer(calibration: Calibration, settings: Settings, question: Question) -> 
             kept = saving(written[0], float(failures["mtbf_node_s"]), found.nodes, question.restart_s)
             row["saving"] = asdict(kept) | {"steps": max(1, round(kept.interval_s / found.step_s.value))}
         rows.append(row)
-    points = measured(calibration)
+    mode = "weak" if settings.training.global_batch is None else "strong"
+    points = measured(calibration) if report is None else model.points_of(report, mode)
     return {
         "kind": "ryzen_mpi simulation",
         "format": 1,
@@ -117,6 +123,7 @@ def answer(calibration: Calibration, settings: Settings, question: Question) -> 
         "network": reason,
         "failures": dict(failures) if failures else None,
         "checkpoint_s": written[0] if written else None,
+        "by_threads": by_threads(calibration),
         "warnings": warnings(calibration, draws[0], question),
         "rows": rows,
         "documents": documents(points, question.ranks) if points else None,
@@ -142,8 +149,19 @@ def measured(calibration: Calibration) -> dict[int, list[float]]:
     return points if 1 in points and len(points) > 1 else {}
 
 
+def by_threads(calibration: Calibration) -> dict[str, float]:
+    """Samples a second of one rank alone by its threads, at the most samples measured; empty by hand."""
+    found: dict[int, list[float]] = {}
+    for launch in calibration.launches:
+        shares = [int(name.partition(":")[2]) for name in launch["cells"] if name.startswith("alone:")]
+        if shares:
+            seconds = np.median(launch["cells"][f"alone:{max(shares)}"]["rank_s"])
+            found.setdefault(int(launch["threads"]), []).append(max(shares) / float(seconds))
+    return {str(threads): float(np.median(rates)) for threads, rates in sorted(found.items())}
+
+
 def documents(points: dict[int, list[float]], ranks: Sequence[int]) -> dict[str, Any]:
-    """The documents' formula fitted to the calibration's own launches, what it says, and what it misses. Pure."""
+    """The documents' formula fitted to launches, what it says of `ranks`, and what it misses. Pure."""
     formula = model.fit("documents", points)
     return {
         "base": asdict(formula.parameters["base"]),

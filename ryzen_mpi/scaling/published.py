@@ -13,7 +13,8 @@ gives all three: 320 x 1 / 24.0 = 13.33, 320 x 2 / 7.32 = 87.43, 320 x 4 / 4.74 
     claimed speedup = (320 P / T_P) / (320 / T_1) = P T_1 / T_P = P x P x (T_1 / P) / T_P
 of which the first P is samples counted P times, the second is that each rank had 1/P of them and only the slowest was
 timed though they ran in turn, and the last is what one process needed for a rank's share of the work against what the
-slowest rank needed: start-up and warm-up, which only T_1 contains.
+slowest rank needed: start-up and warm-up, which only T_1 contains. That last factor is a remainder: what made the
+slowest of the ranks slow is in it too, so it is the least that the base has too much, and differs between 2 and 4.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ COLUMNS = (
     *("ranks", "samples/s", "speedup", "efficiency %", "load balance %"),
     *("communic. %", "computation %", "blocked %", "n"),
 )
+MOST_LINES = 8
 LEGEND = (
     "efficiency = load balance x communication efficiency x computation scaling, in each launch (docs/scaling.md). "
     "blocked: share of the time spent in collectives. Brackets: "
@@ -60,7 +61,9 @@ def notes(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Headings with their lines: problems, what is missing, explained, failed, disturbed."""
     points = [(mode, point) for mode in ("strong", "weak") for point in (report[mode] or {}).get("points", [])]
     explained = [f"{mode}, {p['ranks']} ranks, above 1: {p['explained']}" for mode, p in points if p["explained"]]
-    failed = [f"launch {f['number']} ({f['mode']}, {f['ranks']} ranks): {f['why']}" for f in report["failed"]]
+    failed = [
+        f"launch {f['number']} ({f['mode']}, {f['ranks']} ranks): {f['why'].splitlines()[0]}" for f in report["failed"]
+    ]
     named = (
         ("cannot be true or compared: INVALID", report["problems"]),
         ("missing for a verdict: INSUFFICIENT", report["insufficient"]),
@@ -68,7 +71,13 @@ def notes(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("failed launches", failed),
         ("disturbed launches", report["disturbed"]),
     )
-    return [(title, list(lines)) for title, lines in named if lines]
+    return [(title, _shortened(lines)) for title, lines in named if lines]
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    """The report has them all."""
+    rest = len(lines) - MOST_LINES
+    return list(lines) if rest <= 1 else [*lines[:MOST_LINES], f"and {rest} more (scaling.json)"]
 
 
 def loss_line(report: Mapping[str, Any]) -> str | None:

@@ -59,16 +59,21 @@ class Cluster:
         """Ranks of the node that has most."""
         return min(ranks, self.per_node)
 
-    def load(self, ranks: int) -> float:
-        """Ranks that take turns on the fullest core, as cluster/binding.py divides cores; 1 where each has its own."""
-        there = ranks if self.one_machine else self.fullest(ranks)
-        if self.floating:
-            return max(1.0, there * self.threads / self.cores)
-        return float(math.ceil(there / max(1, self.cores // self.threads)))
+    def load(self, ranks: int, drift: float = 0.0) -> float:
+        """Ranks that take turns on the fullest core, as cluster/binding.py divides cores; 1 where each has its own.
 
-    def others(self, ranks: int) -> float:
+        `drift`: of ranks that are not bound, 0 where the kernel moves them so that all get the same, 1 where never.
+        """
+        there = ranks if self.one_machine else self.fullest(ranks)
+        fullest = float(math.ceil(there / max(1, self.cores // self.threads)))
+        if not self.floating:
+            return fullest
+        fair = max(1.0, there * self.threads / self.cores)
+        return fair + drift * max(0.0, fullest - fair)
+
+    def others(self, ranks: int, load: float) -> float:
         """Other ranks that compute on the machine meanwhile, in the mean over a step."""
-        there, load = ranks if self.one_machine else self.fullest(ranks), self.load(ranks)
+        there = ranks if self.one_machine else self.fullest(ranks)
         return max(0.0, (there - load) / load)
 
 
@@ -125,11 +130,11 @@ def _below(sizes: np.ndarray, seconds: np.ndarray, samples: int) -> float:
 
 def step(values: Values, settings: Settings, cluster: Cluster, ranks: int, algorithm: str = OURS) -> Step:
     """The mean step of `ranks` ranks by one set of parameters. Pure. Raises UserError where the network is unknown."""
-    nodes, load = cluster.nodes(ranks), cluster.load(ranks)
+    nodes, load = cluster.nodes(ranks), cluster.load(ranks, values.drift)
     usual = compute_s(values, share_of(settings, ranks), settings.training.batch_size)
     if settings.hardware.zero_stage:  # each rank updates its shard
         usual = max(usual - values.update_s * (1 - 1 / ranks), 0.1 * usual)
-    usual *= load * (values.sharing if load > 1 else 1.0) * (1 + values.contention * cluster.others(ranks))
+    usual *= load * (values.sharing if load > 1 else 1.0) * (1 + values.contention * cluster.others(ranks, load))
     pace = stragglers.slowest(values.curve, stragglers.independent(ranks, values.theta))
     node_s, between_s = reduction(values, settings, cluster, ranks, algorithm)
     agree_s = agreement(ranks, nodes, ROW_BYTES, cluster.link) if nodes > 1 and cluster.link else 0.0
@@ -142,7 +147,7 @@ def reduction(
     values: Values, settings: Settings, cluster: Cluster, ranks: int, algorithm: str = OURS
 ) -> tuple[float, float]:
     """Seconds of the gradient's sum inside and between nodes; with ZeRO, of the weights that come back too. Pure."""
-    nodes, most, load = cluster.nodes(ranks), cluster.fullest(ranks), cluster.load(ranks)
+    nodes, most, load = cluster.nodes(ranks), cluster.fullest(ranks), cluster.load(ranks, values.drift)
     size, within, sent = traffic(settings, most, nodes)
     if nodes > 1 and cluster.link is None:
         raise UserError("nothing is known of the network between nodes", "--network LATENCY_US,GBIT")

@@ -92,5 +92,5 @@ def measure(
 def compared(row: dict[str, Any]) -> dict[str, Any]:
     """The row with the measured median, the error, and whether it lies in the 95 % band of a launch. Pure."""
     value, band = median(row["launches"]), row["predicted"]
-    within = band["low"] <= value <= band["high"]
+    within = bool(band["low"] <= value <= band["high"])
     return row | {"measured": value, "error": band["value"] / value - 1, "within": within}

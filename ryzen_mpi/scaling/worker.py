@@ -69,13 +69,14 @@ def run(spec: Spec, world: World, began: float) -> int:
     with process_group(world, settings.distributed):
         step, source = build(world, settings, spec, domain)
         part = measure(step, source, spec)
-        clock = clock_mhz(cpus)
-    facts = {key: value for key, value in machine().items() if key != "load_before"}
+        part.clock_mhz = clock_mhz(cpus)
+    part.node, part.cpus, part.threads = world.node, cpus, torch.get_num_threads()
     placed = world.exchange.allgather([world.node, cpus])
-    caches = cache_share(cpus, [each for node, each in placed if node == world.node])
-    told = world.exchange.allgather([asdict(part), world.node, cpus, torch.get_num_threads(), clock, caches, facts])
+    part.cache_bytes = cache_share(cpus, [each for node, each in placed if node == world.node])
+    part.machine = {key: value for key, value in machine().items() if key != "load_before"}
+    parts = [Part(**told) for told in world.exchange.allgather(asdict(part))]
     if world.is_leader:
-        launch = assemble(spec, settings, world.nodes, (began, step.sampler.num_samples), told)
+        launch = assemble(spec, settings, world.nodes, (began, step.sampler.num_samples), parts)
         write_atomic(Path(spec.answer), json.dumps(content(launch), allow_nan=False) + "\n")
     return 0
 

@@ -44,7 +44,7 @@ def verify(world: World, repeats: int, sizes: tuple[int, ...] = SIZES) -> Tally:
     Collective. Returns this rank's tally.
     """
     tally = Tally()
-    for where, vector in _memories(sizes):
+    for where, vector in _memories(sizes, world.size):
         for turn in range(repeats):
             mine, expected = operands(world.rank, world.size, turn, vector.numel(), vector.dtype)
             vector.copy_(mine)
@@ -53,8 +53,9 @@ def verify(world: World, repeats: int, sizes: tuple[int, ...] = SIZES) -> Tally:
     return tally
 
 
-def _memories(sizes: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
-    for dtype in SIGNIFICAND:
+def _memories(sizes: tuple[int, ...], ranks: int) -> Iterator[tuple[str, Tensor]]:
+    """What is reduced, by where it lies. Types whose significand cannot hold the sum of so many ranks are left out."""
+    for dtype in (dtype for dtype, width in SIGNIFICAND.items() if 2**width >= ranks):
         for size in sizes:
             yield "ordinary memory", torch.zeros(size, dtype=dtype)
     make = shared_memory(None)

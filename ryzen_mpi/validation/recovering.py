@@ -79,15 +79,16 @@ def carry_out(context: Context, kills: int, times: int) -> Recovered:
     """A supervised run is hit `kills` times and resized; an undisturbed one follows. Raises UserError."""
     found = Recovered(tried=times)
     words = (*WORDS, *context.overrides)
-    shutil.rmtree(context.folder, ignore_errors=True)
-    context.folder.mkdir(parents=True)
-    found.round_trips = round_trips(context.folder / "round-trips", times, words)
+    folder = context.folder / "recovery"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run before this one
+    folder.mkdir(parents=True)
+    found.round_trips = round_trips(folder / "round-trips", times, words)
     context.tell(f"{found.round_trips} of {times} checkpoints came back bit for bit")
     nodes = context.nodes.count if context.nodes else 1
-    with Supervised(context.folder, context.ranks, -(-2 * context.ranks // nodes)) as run:
+    with Supervised(folder, context.ranks, -(-2 * context.ranks // nodes)) as run:
         run.start(words)
         for number in range(kills):
-            found.kills.append(kill_rank(run, number % context.ranks))
+            found.kills.append(kill_rank(run, number))
             context.tell(f"rank {found.kills[-1].rank} killed, trains again after {found.kills[-1].recovered_s:.1f} s")
         found.ranks = run.records()[-1].ranks
         resize(run, found, 2 * context.ranks)
@@ -98,12 +99,13 @@ def carry_out(context: Context, kills: int, times: int) -> Recovered:
     return found
 
 
-def kill_rank(run: Supervised, rank: int) -> Kill:
-    """SIGKILL to a rank of an attempt that trains; returns when another trains. Raises UserError."""
+def kill_rank(run: Supervised, number: int) -> Kill:
+    """SIGKILL to a rank on this node, another one for each `number`; returns when all train again. Raises UserError."""
     before = run.wait_for("a checkpoint", run.trains, LIMIT_S)
-    victim = run.wait_for(f"rank {rank}", lambda: run.processes().get(rank), LIMIT_S)
+    victims = run.wait_for("ranks on this node", run.processes, LIMIT_S)
+    rank = sorted(victims)[number % len(victims)]
     at = time.time()
-    victim.kill()
+    victims[rank].kill()
     after = run.wait_for("training after a killed rank", lambda: run.trains(before.epoch), LIMIT_S)
     ended = [record for record in run.records() if before.epoch <= record.epoch < after.epoch]
     repeated = max(0, max(record.step for record in ended) - after.resumed)
@@ -130,7 +132,7 @@ def resize(run: Supervised, found: Recovered, ranks: int) -> None:
 
 def compare(context: Context, run: Supervised, found: Recovered, words: tuple[str, ...]) -> None:
     """Trains the same steps undisturbed on the original ranks, and puts both side by side. Raises UserError."""
-    path = context.folder / "undisturbed"
+    path = context.folder / "recovery/undisturbed"
     program = ("-m", "ryzen_mpi.train", "--run-dir", str(path), *words, f"training.max_steps={found.steps}")
     ended = launch.launch(context.ranks, program, LIMIT_S, context.nodes)
     if not (path / "COMPLETE.json").exists():

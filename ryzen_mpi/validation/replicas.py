@@ -46,10 +46,10 @@ class Difference:
 
     def told(self, what: str, step: int, place: str) -> str:
         """A sentence for a person: `what` is the vector, `place` the element's name."""
-        least = "at least " if self.more else ""
+        count = f"{'at least ' * self.more}{self.elements} elements, up to {self.ulp} ulp"
         return (
             f"rank {self.rank} differs from rank {self.other} at step {step} in {what} element {self.element} "
-            f"({place}): {self.value!r} instead of {self.expected!r}; {least}{self.elements} elements, up to {self.ulp} ulp"
+            f"({place}): {self.value!r} instead of {self.expected!r}; {count}"
         )
 
 

@@ -30,6 +30,7 @@ class Soak:
         verified: what became of each checkpoint that was seen: step -> "" or what was wrong with it.
         memory: shares of each NUMA node's memory in use, a row a look.
         cores: that the ranks have, all together.
+        ended: why it ended before somebody asked it to; "" where it did not.
     """
 
     steps: np.ndarray
@@ -48,6 +49,7 @@ class Soak:
     verified: Mapping[int, str]
     memory: Sequence[Mapping[str, float]]
     cores: int
+    ended: str = ""
 
     @classmethod
     def of(cls, metrics: Mapping[str, np.ndarray], **more) -> Soak:

@@ -41,15 +41,23 @@ def carry_out(context: Context, duration_s: float, program: tuple[str, ...] = ("
     nodes = context.nodes.count if context.nodes else 1
     with Supervised(context.folder, context.ranks, -(-context.ranks // nodes), program) as run:
         looks.expect({"interval": interval, "words": list(words), "ranks": context.ranks})
-        before_s = _trained_s(run)
-        if _soak(run, looks, interval, nodes) is None or before_s < duration_s:
+        ended = ""
+        if _trained_s(run) < duration_s:
             run.start(words)
-            _watch(run, looks, lambda: _trained_s(run) >= duration_s, context.tell, duration_s)
+            ended = _watch(run, looks, duration_s, context.tell)
             run.stop()
             looks.look(run)
-        soak = _soak(run, looks, interval, nodes)
-    if soak is None:
-        raise UserError("the soak left no metrics", run.tail())
+        if not run.files.run.metrics.exists():
+            raise UserError("the soak left no metrics", run.tail())
+        soak = Soak.of(
+            read_metrics(run.files.run.metrics),
+            attempts=run.records(),
+            interval=interval,
+            verified=looks.verified,
+            memory=looks.memory,
+            cores=len(os.sched_getaffinity(0)) * nodes,
+            ended=ended,
+        )
     context.tell(f"soaked for {time_of(soak).trained_s:.0f} s of {duration_s:g} s")
     return soak
 
@@ -122,38 +130,25 @@ def memory_shares(root: Path = NODES) -> dict[str, float]:
     return shares
 
 
-def _watch(
-    run: Supervised, looks: Looks, done: Callable[[], bool], tell: Callable[[str], object], whole: float
-) -> None:
-    """Looks at the run until `done`. Raises UserError where it does not begin to train or is given up."""
+def _watch(run: Supervised, looks: Looks, duration_s: float, tell: Callable[[str], object]) -> str:
+    """Looks at the run until it has trained for so long; returns why it ended before, where its supervisor gave up.
+
+    Raises UserError where it does not begin to train.
+    """
     began = told = time.monotonic()
-    while not done():
+    while _trained_s(run) < duration_s:
         if run.ended() is not None:
-            raise UserError(f"the soak ended by itself with code {run.ended()}", run.tail())
+            return f"the supervisor ended the soak by itself, with code {run.ended()}: {run.tail(3)}"
         if time.monotonic() - began > START_S and not any(record.first_step_s for record in run.records()):
             raise UserError(f"no step was made in {START_S:g} s", run.tail())
         looks.look(run)
         if time.monotonic() - told >= TELL_S:
             told = time.monotonic()
-            tell(f"soaking: {_trained_s(run):.0f} s of {whole:g} s")
+            tell(f"soaking: {_trained_s(run):.0f} s of {duration_s:g} s")
         time.sleep(LOOK_S)
+    return ""
 
 
 def _trained_s(run: Supervised) -> float:
-    """Seconds in steps so far, as the supervisor notes them every few seconds."""
-    return sum(record.trained_s for record in run.records())
-
-
-def _soak(run: Supervised, looks: Looks, interval: int, nodes: int) -> Soak | None:
-    """The record so far, or None where there is none yet."""
-    if not run.files.run.metrics.exists():
-        return None
-    metrics = read_metrics(run.files.run.metrics)
-    return Soak.of(
-        metrics,
-        attempts=run.records(),
-        interval=interval,
-        verified=looks.verified,
-        memory=looks.memory,
-        cores=len(os.sched_getaffinity(0)) * nodes,
-    )
+    """Seconds in steps that were kept so far, as the supervisor notes them every few seconds."""
+    return sum(record.kept_s for record in run.records())

@@ -19,7 +19,7 @@ from ryzen_mpi.supervisor.ledger import Record
 from ryzen_mpi.supervisor.state import load_state
 
 T = TypeVar("T")
-_PR_SET_PDEATHSIG = 1
+_LIBC, _PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 LEAVE_S = 60.0
 """For saving and leaving, before all is killed."""
 LOOK_S = 0.05
@@ -57,9 +57,7 @@ class Supervised:
     def start(self, words: Sequence[str]) -> None:
         """Starts or continues the run; `words`: the main job's arguments."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        job = launch.command(max(2, self.ranks), (*self.program, *words), launch.Nodes())
-        if self.ranks == 1:
-            job = [sys.executable, *self.program, *words]
+        job = launch.command(self.ranks, (*self.program, *words), launch.Nodes())  # the supervisor adds the nodes
         command = [sys.executable, "-m", "ryzen_mpi.supervise", "--run-dir", str(self.path)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -114,7 +112,7 @@ class Supervised:
         return last if self.files.newest_step() > last.resumed else None
 
     def processes(self) -> dict[int, object]:
-        """The training processes (psutil) of this run by rank: those beside a guard, which are not one."""
+        """The training processes (psutil) of this run on this node by rank: children of guards, which are none."""
         import psutil
 
         from ryzen_mpi.beacon import VARIABLE
@@ -153,4 +151,4 @@ class Supervised:
 
 def _stop_with_parent() -> None:
     """In the supervisor-to-be: SIGINT once the check's process has gone, however it went."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

@@ -79,7 +79,7 @@ class Inspection:
             strategy=watched(self._look),
         )
         self._shares = Shares(self.step)
-        self._reference = Reference(self.step)
+        self._reference = Reference(self.step) if world.is_leader else None
         self._found: list[tuple[str, Difference]] = []
 
     def run(self, steps: int) -> Seen:

@@ -41,6 +41,8 @@ class Threshold(BaseModel):
     """The physical limit: a figure whose interval lies beyond it altogether cannot be true."""
     where_measurable: bool = False
     """A machine that cannot tell passes; what it cannot tell is shown."""
+    counted: bool = False
+    """What was seen counts, not its interval, which of none among many never reaches 0 and tells what n proves."""
     unmet: Literal["NO-GO", "INSUFFICIENT"] = "NO-GO"
     """INSUFFICIENT: an unmet one only says that it went on too short (a soak's duration, a number of steps)."""
     source: str
@@ -71,7 +73,8 @@ class Threshold(BaseModel):
         sign = 1.0 if self.at_least is not None else -1.0
         bound = self.at_least if self.at_least is not None else self.at_most
         assert bound is not None and figure.value is not None
-        ends = [figure.value if end is None else end for end in (figure.low, figure.high)]
+        interval = (None, None) if self.counted else (figure.low, figure.high)
+        ends = [figure.value if end is None else end for end in interval]
         worst, best = sorted(sign * end for end in ends)
         if worst >= sign * bound:
             excellent = self.excellent is not None and worst >= sign * self.excellent

@@ -46,8 +46,11 @@ def unbound(world):
         yield
 
 
+@contextmanager
 def _wrong_calls(owner):
-    """`owner.prepare`, whose calls add 1 to an element on rank 1."""
+    """`owner.prepare`, whose calls add 1 to an element on rank 1; few sizes, to be quick."""
+    from ryzen_mpi.validation.checks import software
+
     honest = owner.prepare
 
     def prepare(self, *arguments):
@@ -62,7 +65,8 @@ def _wrong_calls(owner):
             prepared.calls = [lambda call=call, output=output: spoiled(call, output) for call, output in pairs]
         return prepared
 
-    return mock.patch.object(owner, "prepare", prepare)
+    with mock.patch.object(owner, "prepare", prepare), mock.patch.object(software, "SIZES", (8, 4096)):
+        yield
 
 
 def _rank() -> int:
@@ -90,6 +94,21 @@ def wrong_gloo(world):
 
 
 @contextmanager
+def no_barrier(world):
+    """A barrier of Gloo at which nobody waits."""
+    from ryzen_mpi.bench.prepared import Prepared
+    from ryzen_mpi.bench.sides import Dist
+
+    honest = Dist.prepare
+
+    def prepare(self, operation, *rest):
+        return Prepared([lambda: None]) if operation == "barrier" else honest(self, operation, *rest)
+
+    with mock.patch.object(Dist, "prepare", prepare):
+        yield
+
+
+@contextmanager
 def no_gloo(world):
     """A PyTorch without Gloo."""
     import torch.distributed as dist
@@ -112,7 +131,7 @@ def slow_pair(world):
 
     def start_send(self, message, peer, tag=0):
         if (world.rank, peer) == (0, VICTIM):
-            time.sleep(SLOW_S)
+            time.sleep(SLOW_S / 20)  # of each message of a window
         return start(self, message, peer, tag)
 
     with mock.patch.object(RawMessages, "send", send), mock.patch.object(RawMessages, "start_send", start_send):

@@ -1,7 +1,7 @@
 """Several checks in one launch, as the runner's worker gives them their context: `checked.py FOLDER JSON`.
 
-JSON is a list of requests {"check", "options", "apart", "planted", "repeats"}; rank 0 writes what the n-th found to
-FOLDER/n.json, a list with an entry a repetition. `apart`: the ranks are told that each is on a node of its own.
+JSON is a list of requests {"check", "options", "overrides", "apart", "planted", "repeats"}; rank 0 writes what the
+n-th found to FOLDER/n.json, a list with an entry a repetition. `apart`: the ranks are told that each is on a node of its own.
 `planted`: a fault of `check_faults.py` by name.
 """
 
@@ -35,11 +35,11 @@ def one(world: World, request: dict[str, Any], folder: Path) -> list[dict[str, A
     """What the check found, each time. Collective."""
     check = find(request["check"])
     found = []
-    free = os.sched_getaffinity(0)
+    free, overrides = os.sched_getaffinity(0), tuple(request.get("overrides", ()))
     for _ in range(request.get("repeats", 1)):
         os.sched_setaffinity(0, free)
         where = apart(world) if request.get("apart") else world
-        context = Context(phase("1"), world.size, folder, where, None, (), request.get("options", {}))
+        context = Context(phase("1"), world.size, folder, where, None, overrides, request.get("options", {}))
         planted = request.get("planted")
         with getattr(check_faults, planted)(where) if planted else nullcontext():
             found.append(plain(asdict(check.run(context))))

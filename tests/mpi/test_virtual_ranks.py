@@ -57,6 +57,7 @@ def test_gloo_leaves_the_same_bits_at_two_ranks_where_no_order_can_matter(real, 
     ours, job = trained(tmp_path, "virtual", 1, "training.virtual_ranks=2")
     assert_same_bits(ours, real(2, "gloo"))
     assert "2 virtual ranks on 1 node" in job.out and "x 2 virtual ranks" in job.out, job.said()
+    assert "computing with 1 thread(s) as real ones would" in job.out, job.said()
     assert "played by one process" in job.out[job.out.index("summary") :], job.said()
     assert json.loads((ours / "COMPLETE.json").read_text())["virtual_ranks"] == 2
 

@@ -68,7 +68,7 @@ def test_the_library_is_the_one_the_process_has_mapped(tmp_path):
 def torch(host: str, **changes: object) -> dict:
     backends = {"gloo": True, "mpi": False, "ucc": False, "nccl": False, "ryzen": True}
     base = {"host": host, "version": "2.13.0+cpu", "backends": backends, "threads": 16, "cores": 16}
-    return base | {"capability": "AVX512", "omp_num_threads": "", "blas": []} | changes
+    return base | {"capability": "AVX512", "omp_num_threads": ""} | changes
 
 
 def test_pytorch_alike_on_all_nodes_is_healthy():

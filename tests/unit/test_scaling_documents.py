@@ -15,7 +15,7 @@ from ryzen_mpi.commands.scale import command
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling import compose, documents
 from ryzen_mpi.scaling.examine import examine, examine_report
-from ryzen_mpi.scaling.show import markdown
+from ryzen_mpi.scaling.show import markdown, notes
 
 LAUNCHES = many("strong", {1: 40.0, 2: 20.5, 4: 11.0}) + many("weak", {1: 10.0, 2: 10.4})
 REPORT = compose.report(LAUNCHES, {"strong": [1, 2, 4], "weak": [1, 2]}, made=1.0)
@@ -170,7 +170,7 @@ def test_problems_make_the_headline():
 def test_oversubscription_is_said_in_the_headline():
     launches = many("strong", {1: 40.0}) + many("strong", {2: 40.5}, cpus=[[0], [0]])
     report = compose.report(launches, {"strong": [1, 2]}, made=1.0)
-    assert report["oversubscribed"] and report["headline"].startswith("OVERSUBSCRIBED: 2 ranks share cores")
+    assert report["oversubscribed"] and "OVERSUBSCRIBED: 2 ranks share cores" in report["headline"]
     assert report["strong"]["points"][1]["oversubscribed"] and not report["strong"]["points"][0]["oversubscribed"]
     assert "2 (shared cores)" in markdown(report)
 
@@ -178,8 +178,22 @@ def test_oversubscription_is_said_in_the_headline():
 def test_the_headline_tells_ranks_with_a_core_each_before_those_that_share():
     launches = many("strong", {1: 40.0, 2: 21.0}) + many("strong", {4: 21.5}, cpus=[[0], [1], [0], [1]])
     told = compose.report(launches, {"strong": [1, 2, 4]}, made=1.0)["headline"]
-    assert told.startswith("OVERSUBSCRIBED: 4 ranks share cores")
+    assert told.index("OVERSUBSCRIBED: 4 ranks share cores") < told.index("1.9 times")
     assert told.index("1.9 times one rank on 2,") < told.index("1.86 times one rank on 4 that share cores")
+
+
+def test_disturbed_launches_are_counted_in_the_headline_and_ranks_that_share_cores_are_not():
+    quiet, busy = many("strong", {1: 40.0}), many("strong", {2: 21.0}, waited_share=0.3)
+    report = compose.report(quiet + busy, {"strong": [1, 2]}, made=1.0)
+    assert "5 of 10 launches were disturbed" in report["headline"]
+    assert "waited 30.0 % of the time" in report["disturbed"][0]
+    crowded = many("strong", {2: 21.0}, waited_share=0.3, cpus=[[0], [0]])
+    assert compose.report(quiet + crowded, {"strong": [1, 2]}, made=1.0)["disturbed"] == []
+
+
+def test_long_lists_are_cut_for_people_and_whole_in_the_report():
+    (title, lines), *_ = notes(REPORT | {"problems": [str(number) for number in range(20)]})
+    assert "INVALID" in title and lines == [*map(str, range(8)), "and 12 more (scaling.json)"]
 
 
 def test_the_command_examines_files(tmp_path):

@@ -98,6 +98,13 @@ def test_a_launch_that_fails_is_told_kept_and_tried_again(tmp_path, monkeypatch)
     assert [each.number for each in again.failed] == list(range(1, 9))
 
 
+def test_the_failure_begins_with_what_the_rank_said(tmp_path, monkeypatch):
+    err = "Traceback\n  noise\nryzen_mpi: rank 1 on here failed, the job ends: CollectiveError: late\nMPI_ABORT\n"
+    monkeypatch.setattr(measure, "launch", lambda *_, **__: Ended((), 1, "", err, 0.1, False))
+    why = measure.measure(plan((1,), ("weak",), repeats=1), tmp_path, Nodes()).failed[0].why
+    assert why.splitlines()[0] == "exit code 1: ryzen_mpi: rank 1 on here failed, the job ends: CollectiveError: late"
+
+
 def test_an_exit_code_of_0_without_a_launch_proves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "launch", lambda *_, **__: Ended((), 0, "", "", 0.1, False))
     assert "left no launch behind" in measure.measure(plan((1,), repeats=1), tmp_path, Nodes()).failed[0].why

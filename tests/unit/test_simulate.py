@@ -100,8 +100,9 @@ def test_the_expected_slowest_rank_is_that_of_many_naive_steps():
 def test_ranks_that_share_cores_take_turns():
     two = Cluster(4, 2, 1, 64 << 30, LINK)
     assert [two.load(ranks) for ranks in (1, 2, 3, 4, 8)] == [1, 1, 2, 2, 2]
-    assert [two.others(ranks) for ranks in (1, 2, 3, 4)] == [0, 1, 0.5, 1]
-    assert dataclasses.replace(two, floating=True).load(3) == 1.5
+    assert [two.others(ranks, two.load(ranks)) for ranks in (1, 2, 3, 4)] == [0, 1, 0.5, 1]
+    floating = dataclasses.replace(two, floating=True)
+    assert (floating.load(3), floating.load(3, drift=1.0), floating.load(4, drift=1.0)) == (1.5, 2, 2)
     assert dataclasses.replace(two, per_node=1, one_machine=True).load(4) == 2
     assert step(VALUES[0], SETTINGS, two, 4).compute_s > 1.99 * step(VALUES[0], SETTINGS, NODE, 4).compute_s / 1.06
     assert "2 ranks take turns on a core" in predict(VALUES, SETTINGS, two, 4).notes

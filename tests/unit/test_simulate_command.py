@@ -57,6 +57,19 @@ def test_the_documents_formula_is_fitted_to_what_was_measured(tmp_path):
     assert any("without bound" in line for line in found["misses"])
 
 
+def test_the_documents_formula_is_fitted_to_a_scaling_report(by_hand, tmp_path):
+    rows = [{"mode": "weak", "ranks": p, "samples": 100 * p, "measured_s": 1 + 0.05 * p} for p in (1, 2, 4) * 3]
+    for content, message in (({"launches": rows[:1]}, "at least one other"), ([], "no scaling report")):
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        done = run(*by_hand, "--ranks", "8", "--measured", str(tmp_path / "report.json"))
+        assert message in str(done.exception), done.output
+    (tmp_path / "report.json").write_text(json.dumps({"launches": rows}))
+    words = ["--ranks", "8", "--measured", str(tmp_path / "report.json"), "--out", str(tmp_path / "o.json")]
+    done = run(*by_hand, *words)
+    assert done.exit_code == 0 and "amdahl" in done.output, done.output
+    assert json.loads((tmp_path / "o.json").read_text())["documents"]["base"]["value"] == pytest.approx(100 / 1.05)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -73,6 +86,7 @@ def test_the_documents_formula_is_fitted_to_what_was_measured(tmp_path):
         (["--out", "/nowhere/o.json"], "does not exist"),
         (["--mtbf-hours", "1", "--failures-of", "x"], "exclude one another"),
         (["--failures-of", "/nowhere"], "can't be read"),
+        (["--measured", "/nowhere"], "--measured /nowhere can't be read"),
         (["model.layers=3"], "unknown key"),
     ],
 )

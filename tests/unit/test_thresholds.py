@@ -71,6 +71,8 @@ def test_a_file_adds_to_the_one_it_extends_figure_by_figure(tmp_path):
         ({"at_most": 10, "no_go": 20}, 15, 14, 16, "not met"),
         ({"at_most": 10, "no_go": 20}, 25, 24, 26, "no-go"),
         ({"at_least": 10}, 10, None, None, "met"),
+        ({"at_most": 0, "counted": True}, 0, 0, 1e-9, "met"),
+        ({"at_most": 0, "counted": True}, 1e-9, 0, 2e-9, "not met"),
         ({"at_least": 10, "unmet": "INSUFFICIENT"}, 9, None, None, "too short"),
     ],
 )

@@ -188,6 +188,12 @@ def test_attempts_that_never_trained_count_as_faults_and_their_time_as_lost():
     assert time.faults == 1 and time.down_s == pytest.approx(40, rel=0.05)
 
 
+def test_a_soak_whose_supervisor_gave_up_is_a_problem_however_good_its_figures_are():
+    assert findings(changed(healthy(), ended="the supervisor ended the soak by itself"), PHASE_S).problems == [
+        "the supervisor ended the soak by itself"
+    ]
+
+
 def test_a_clock_that_goes_backwards_and_steps_that_are_missing_cannot_be():
     soak = healthy()
     back = soak.wall_s.copy()

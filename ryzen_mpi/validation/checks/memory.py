@@ -38,18 +38,23 @@ def memory(context: Context) -> Findings:
     told = world.exchange.allgather([world.node, probe.spare_bytes()])
     spare = min(left for node, left in told if node == world.node)
     room = max(0, spare - reserve) // world.local_size
-    size = min(wanted, room) // mmap.PAGESIZE * mmap.PAGESIZE
+    size = whole_pages(min(wanted, room))
     touched = probe.touch(size, probe.spare_bytes, reserve) if size else probe.Touched()
     mine = vars(touched) | {
         "rank": world.rank,
         "host": world.hostname,
         "node": world.node,
-        "capped": "" if size >= wanted // mmap.PAGESIZE * mmap.PAGESIZE else (
+        "capped": "" if size >= whole_pages(wanted) else (
             f"{bytes_text(spare)} are left on the node, {bytes_text(reserve)} are kept back, "
             f"{world.local_size} rank(s) share the rest"
         ),
     }  # fmt: skip
     return judge_memory(world.exchange.allgather(mine), wanted)
+
+
+def whole_pages(size: int) -> int:
+    """The bytes of the pages that `size` fills; one at least. Pure."""
+    return max(1, size // mmap.PAGESIZE) * mmap.PAGESIZE if size > 0 else 0
 
 
 def judge_memory(ranks: Sequence[Mapping[str, Any]], wanted: int) -> Findings:
@@ -69,13 +74,14 @@ def judge_memory(ranks: Sequence[Mapping[str, Any]], wanted: int) -> Findings:
         if short:
             evidence.append(f"{who}: touched {bytes_text(rank['bytes'])} of {bytes_text(wanted)}: {short}")
     touched = [rank["bytes"] / GB for rank in ranks]
+    shares = [rank["bytes"] / whole_pages(wanted) for rank in ranks]
+    wrong = sum(rank["wrong_words"] for rank in ranks)
     words = 2 * sum(rank["bytes"] for rank in ranks) // 8
     return Findings(
         (
             facts.least("touched_per_rank", touched, "GB", f"10^9 bytes, of {wanted / GB:.6g} wanted; all at once"),
-            facts.least("touched_share", [min(1.0, 8 * (rank["bytes"] // 8) / (wanted // mmap.PAGESIZE * mmap.PAGESIZE))
-                                          for rank in ranks], "1", "of what was wanted"),
-            facts.share("wrong_words", sum(rank["wrong_words"] for rank in ranks), words, "8 bytes each, read back twice"),
+            facts.least("touched_share", shares, "1", "of what was wanted"),
+            facts.share("wrong_words", wrong, words, "8 bytes each, read back twice"),
             _bandwidth(ranks),
         ),
         problems,

@@ -33,6 +33,7 @@ def network_speed(context: Context) -> Findings:
     world = context.world
     assert world is not None
     seconds = facts.number(context, "duration_s", IPERF_S)
+    facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     pairs = list(permutations(range(world.size), 2))
     mpi, evidence = {}, []
@@ -88,7 +89,7 @@ def _iperf_all(
 
 
 def beyond_the_card(world: World, speeds: dict[tuple[int, int], tuple[float, ...]], hosts: Sequence[str]) -> list[str]:
-    """Pairs that were faster than their network card can be: what was measured did not cross the network. Collective."""
+    """Pairs that were faster than their network card: what was measured did not cross the network. Collective."""
     from ryzen_mpi.comm.rendezvous import choose_interface
     from ryzen_mpi.config import Distributed
 
@@ -126,6 +127,7 @@ def network_latency(context: Context) -> Findings:
 
     world = context.world
     assert world is not None
+    facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     pairs = [pair for round_ in wires.matchings(world.size) for pair in round_]
     mpi, evidence = {}, []
@@ -183,6 +185,7 @@ def all_pairs(context: Context) -> Findings:
     world = context.world
     assert world is not None
     facts.placed(context)
+    facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     nodes = world.exchange.allgather(world.node)
     with wires.connected(world) as ends:

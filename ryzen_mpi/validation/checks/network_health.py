@@ -34,6 +34,7 @@ def network_loss(context: Context) -> Findings:
         int(facts.number(context, name, default))
         for name, default in (("datagrams", DATAGRAMS), ("transfer_bytes", TRANSFER_BYTES))
     )
+    facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     with wires.connected(world) as ends:
         problems = wires.describe(hosts, ends.failed)
@@ -131,6 +132,7 @@ def network_stability(context: Context) -> Findings:
     assert world is not None
     seconds = facts.number(context, "duration_s", STABLE_S)
     period = max(SHORTEST_ROUND_S, seconds / MOST_ROUNDS)
+    facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     with wires.connected(world) as ends:
         problems = wires.describe(hosts, ends.failed)
@@ -168,7 +170,7 @@ def _round(
         ends.peers.pop(peer).close()
         if leads:
             breaks.append(
-                f"{hosts[pair[0]]} and {hosts[pair[1]]}: interrupted {at:.1f} s after the beginning, in round {number}: "
+                f"{hosts[pair[0]]} and {hosts[pair[1]]}: interrupted after {at:.1f} s, in round {number}: "
                 f"{error.strerror or error}"
             )
         return
@@ -207,20 +209,28 @@ def judge_stability(
     medians_figure, tail = facts.call_figures("round_trip", np.concatenate(trips), bounds, why)
     # hours of single round trips are too many to keep: the rounds' medians are
     tail = Measured(tail.name, tail.value, tail.unit, tail.n, tail.low, tail.high, why=tail.why)
-    moved = max(drifts, key=lambda pair: abs(drifts[pair][0]))
+    moved = max(drifts, key=lambda pair: proven(*drifts[pair][1:]))
     slope, low, high = drifts[moved]
+    drift_why = (
+        f"the least the slope can be (0: it may be none), as a share of the median over the whole time; it is "
+        f"{slope:+.2%} for {hosts[moved[0]]} and {hosts[moved[1]]}"
+    )
+    least, most = proven(low, high), max(abs(low), abs(high))
     figures = (
         duration,
         medians_figure,
         tail,
-        Measured("latency_drift", abs(slope), "1", len(trips), *sorted((abs(low), abs(high))) if low * high > 0 else
-                 (0.0, max(abs(low), abs(high))), why=f"Theil-Sen slope over the whole time, as a share of the median, "
-                 f"{hosts[moved[0]]} and {hosts[moved[1]]}: {slope:+.2%}"),
+        Measured("latency_drift", least, "1", len(trips), least, most, why=drift_why),
         facts.share("outliers", held_up, total, f"round trips beyond {OUTLIER} times the median"),
-        Measured("interruptions", float(len(problems)), "1", len(pairs), why="pairs of nodes that lost their connection"),
-    )  # fmt: skip
+        Measured("interruptions", float(len(problems)), "1", len(pairs), why="pairs that lost their connection"),
+    )
     details = {"hosts": list(hosts), "medians_us": [[*row[:3], float(np.median(row[3]))] for row in rows]}
     return Findings(figures, problems, evidence=evidence, details=details)
+
+
+def proven(low: float, high: float) -> float:
+    """The absolute value that an interval proves at least: its end next to 0, or 0 where it holds it. Pure."""
+    return min(abs(low), abs(high)) if low * high > 0 else 0.0
 
 
 def drift(at: Any, values: Any, elapsed: float) -> tuple[float, float, float]:

@@ -32,6 +32,7 @@ def gloo_nodes(context: Context) -> Findings:
     world = context.world
     assert world is not None
     facts.placed(context)
+    facts.same_network(context)
     figures, problems, evidence = [], [], []
     wrong = {}
     with open_sides(world, ("gloo",)) as sides:
@@ -47,7 +48,7 @@ def gloo_nodes(context: Context) -> Findings:
     for name, (count, total) in wrong.items():
         if count:
             problems.append(
-                f"{name}: {count} of {total} {'ranks left early' if name == 'barrier' else 'elements'} wrong"
+                f"{name}: {count} of {total} {'departures too early' if name == 'barrier' else 'elements wrong'}"
             )
     exact = facts.share("wrong", *map(sum, zip(*wrong.values(), strict=True)), "elements of all operations")
     interface = world.exchange.allgather(_interface(world))
@@ -71,6 +72,7 @@ def topology(context: Context) -> Findings:
 
     world = context.world
     assert world is not None
+    facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     with wires.connected(world) as ends:
         problems = wires.describe(hosts, ends.failed)

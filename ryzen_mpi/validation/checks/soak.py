@@ -46,7 +46,8 @@ def findings(soak: Soak, asked_s: float) -> Findings:
         *_learning(soak),
         _checkpoints(due, wrong),
     ]
-    problems = [*wrong, *(f"step {step}: a loss or gradient was not finite" for step in soaked.not_finite(soak)[:10])]
+    problems = [soak.ended] if soak.ended else []
+    problems += [*wrong, *(f"step {step}: a loss or gradient was not finite" for step in soaked.not_finite(soak)[:10])]
     evidence = [
         f"attempt {record.epoch} on {record.ranks} ranks: {record.end} {record.cause} {record.evidence}".rstrip()
         for record in soak.attempts

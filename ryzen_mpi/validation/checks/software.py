@@ -92,6 +92,7 @@ def gloo(context: Context) -> Findings:
 
     if not dist.is_gloo_available():
         return Findings((Measured("available", 0.0, "1", why="this PyTorch is built without Gloo"),))
+    facts.same_network(context)
     sums = all_reduce(context, "gloo")
     figures = (Measured("available", 1.0, "1", why="part of this PyTorch"), *sums.figures)
     interface, sockets, problems = sums.details["interface"], sums.details["sockets"], list(sums.problems)
@@ -164,8 +165,7 @@ def torch_facts() -> dict[str, Any]:
         "cores": len(read_topology().cores),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "blas": [line.strip(" -") for line in torch.__config__.show().splitlines() if "MKL" in line or "BLAS_INFO" in line][:3],
-    }  # fmt: skip
+    }
 
 
 def judge_pytorch(nodes: Sequence[Mapping[str, Any]]) -> Findings:
@@ -206,7 +206,7 @@ def judge_pytorch(nodes: Sequence[Mapping[str, Any]]) -> Findings:
 
 
 def version_number(text: str) -> float | None:
-    """ "Open MPI v4.1.6, ..." -> 4.01 and "2.13.0+cpu" -> 2.13, so that 2.13 is above 2.2; None where there is none. Pure."""
+    """Of "Open MPI v4.1.6, ..." 4.01, of "2.13.0+cpu" 2.13, which is above 2.2; None where there is none. Pure."""
     match = re.search(r"(\d+)\.(\d+)", text)
     return int(match[1]) + int(match[2]) / 100 if match else None
 

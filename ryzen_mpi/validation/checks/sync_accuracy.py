@@ -13,7 +13,7 @@ STEPS, CLAIM, CONFIDENCE = 1000, 0.9999, 0.95
     ids="E4",
     about="share of independent steps after which all ranks are equal, with the lower bound it proves",
     where="ranks",
-    limit_s=1200,
+    limit_s=3600,
     least_ranks=2,
 )
 def sync_accuracy(context: Context) -> Findings:

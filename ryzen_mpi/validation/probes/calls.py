@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,10 @@ from ryzen_mpi.bench.sides import Side, open_sides
 from ryzen_mpi.bench.validate import wrong_elements
 from ryzen_mpi.cluster.world import World
 
+LATE_S = 0.05
+"""How late a rank comes to a barrier: long enough for those who did not wait to be heard."""
+LEFT = 77
+"""Tag of the messages of those who left."""
 Wrong = dict[str, tuple[int, int]]
 """By what was done: (elements that are wrong, elements looked at), of all ranks."""
 
@@ -54,11 +59,43 @@ def _ready(world: World, side: Side, operation: str, size: int, datatype: str) -
 
 
 def checked(world: World, side: Side, operation: str, size: int, datatype: str) -> tuple[int, int]:
-    """(elements that are wrong, elements looked at) of all ranks. Collective. A barrier's elements are ranks."""
+    """(elements that are wrong, elements looked at) of all ranks. Collective.
+
+    Of a barrier: departures, each rank being the last to come once.
+    """
     with _ready(world, side, operation, size, datatype) as prepared:
-        elements = sum(tensor.numel() for tensor in prepared.outputs) or world.size
+        if operation == "barrier":
+            return left_early(world, prepared.calls[0]), world.size * (world.size - 1)
+        elements = sum(tensor.numel() for tensor in prepared.outputs)
         count = wrong_elements(world.comm, prepared, operation, DATATYPES[datatype])
         return count, sum(world.exchange.allgather(elements))
+
+
+def left_early(world: World, barrier: Callable[[], object]) -> int:
+    """How often a rank left the barrier before the last one came, each being the last once. Collective.
+
+    No clocks are compared, which differ from node to node: who leaves tells the late rank, and what that one hears
+    before it enters came from a rank that did not wait.
+    """
+    comm, early = world.comm, 0
+    for late in range(comm.size):
+        comm.Barrier()
+        if comm.rank != late:
+            barrier()
+            comm.Send(bytearray(1), late, LEFT)
+            continue
+        heard, end = 0, time.monotonic() + LATE_S
+        while time.monotonic() < end:  # MPI moves messages along only while it is called
+            if comm.Iprobe(tag=LEFT):
+                comm.Recv(bytearray(1), tag=LEFT)
+                heard += 1
+            else:
+                time.sleep(0.001)
+        barrier()
+        for _ in range(comm.size - 1 - heard):
+            comm.Recv(bytearray(1), tag=LEFT)
+        early += heard
+    return sum(world.exchange.allgather(early))
 
 
 def timed(world: World, side: Side, operation: str, size: int, datatype: str) -> Samples:
@@ -115,7 +152,11 @@ def connections() -> dict[str, int]:
     """How many TCP connections this process has from each of its own addresses. Local."""
     import psutil
 
-    found = Counter(item.laddr.ip for item in psutil.Process().net_connections("tcp") if item.status == "ESTABLISHED")
+    found = Counter(
+        item.laddr.ip.removeprefix("::ffff:")
+        for item in psutil.Process().net_connections("tcp")
+        if item.status == "ESTABLISHED"
+    )
     return dict(found)
 
 

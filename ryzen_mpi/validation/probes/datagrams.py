@@ -65,7 +65,10 @@ def open_socket(address: str) -> socket.socket:
 
 
 def send(data: socket.socket, control: socket.socket, to: tuple[str, int], count: int, token: int) -> None:
-    """Sends `count` numbered datagrams, or fewer where enough were lost. The other side calls `count_received` at the same time. Raises OSError."""
+    """Sends `count` numbered datagrams, or fewer where enough were lost. Raises OSError.
+
+    The other side calls `count_received` at the same time.
+    """
     filling = bytes(PAYLOAD - _HEAD.size)
     for begin in range(0, count, WINDOW):
         end = min(begin + WINDOW, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,20 @@ def placed(context: Context) -> Placement:
 
     assert context.world is not None
     return bind_ranks(context.world, load_settings(overrides=context.overrides))
+
+
+def same_network(context: Context) -> None:
+    """Lets everything that follows talk over the interface that training takes with these overrides. Collective.
+
+    Raises UserError where there is none of that name.
+    """
+    from ryzen_mpi.comm.rendezvous import choose_interface
+    from ryzen_mpi.settings import load_settings
+
+    assert context.world is not None
+    settings = load_settings(overrides=context.overrides).distributed
+    if settings.interface or settings.interfaces:
+        os.environ["GLOO_SOCKET_IFNAME"] = choose_interface(context.world, settings).name
 
 
 def least(name: str, values: Sequence[float], unit: str, why: str = "") -> Measured:

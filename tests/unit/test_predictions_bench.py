@@ -1,0 +1,93 @@
+"""The benchmark of predictions on a planted machine: what it predicts before, measures after, and makes of both."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import calibrations
+import numpy as np
+import pytest
+
+from ryzen_mpi.scaling import calibrate as calibrating
+from ryzen_mpi.scaling import trial
+from ryzen_mpi.scaling.collective import Link, direct
+from ryzen_mpi.scaling.launch import Nodes
+from ryzen_mpi.scaling.simulate import traffic
+from ryzen_mpi.settings import load_settings
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import predictions
+
+CORES, NETWORK, OVERHEAD = 2, Link(2e-4, 2e-8), 2e-3
+GRADIENT = traffic(load_settings("scaling_benchmark"), 1, 1)[0]
+
+
+class Machine:
+    """Two cores that answer as `probe` would; in the lab every rank is a host of its own and its network slow."""
+
+    def __init__(self, lab):
+        self.lab, self.random, self.asked = lab, np.random.default_rng(3), []
+
+    def probe(self, ranks, request, nodes, per_node, limit_s=0.0):
+        self.asked.append((ranks, per_node))
+        if ranks <= 2:
+            answer = calibrations._answer(self.random, ranks, 0.05, 0.01, 0.01, 6, 3, OVERHEAD, (2e-5, 1e-9))
+            answer["threads"] = request.threads
+            return self.apart(answer) if self.lab and ranks == 2 else answer
+        return {"cells": {f"together:{share}": {"turn_s": [self.step(ranks, share)] * 4} for share in request.shares}}
+
+    def apart(self, answer):
+        rows = [{"bytes": n, "s": [direct(n, 2, NETWORK)] * 5} for n in (65536, 1 << 20, 8 << 20)]
+        for share in calibrations.SHARES:
+            answer["cells"][f"together:{share}"]["turn_s"] = [self.step(2, share)] * 6
+        return answer | {"nodes": 2, "collective": rows}
+
+    def step(self, ranks, share):
+        load = max(1.0, ranks / CORES) if self.lab else -(-ranks // CORES)
+        usual = (0.02 + 0.01 * share) * load * (1 + 0.05 * (ranks - load) / load) * np.exp(0.01 * self.random.normal())
+        return usual + OVERHEAD * load + (direct(GRADIENT, ranks, NETWORK) if self.lab else 1e-9 * GRADIENT * load)
+
+
+def options(**changes):
+    given = dict(launches=3, rounds=6, steps=3, profile="scaling_benchmark", overrides=[], case=["float32"])
+    return argparse.Namespace(**given | changes)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def of(lab):
+        made = Machine(lab)
+        monkeypatch.setattr(calibrating, "probe", made.probe)
+        monkeypatch.setattr(trial, "probe", made.probe)
+        monkeypatch.setattr(calibrating, "read_topology", lambda: argparse.Namespace(cores=[0] * CORES))
+        return made
+
+    return of
+
+
+@pytest.mark.parametrize("lab", [False, True])
+def test_a_planted_machine_is_predicted_within_10_percent_and_the_band(machine, tmp_path, lab):
+    made, nodes = machine(lab), Nodes(("a", "b", "c", "d"), 1) if lab else Nodes()
+    rows = predictions.case("float32", options(), tmp_path, nodes, in_lab=lab)
+    assert [(row["ranks"], row["mode"]) for row in rows] == [(3, "weak"), (3, "strong"), (4, "weak"), (4, "strong")]
+    found = predictions.summary(rows)
+    assert found["n"] == 4 and found["median_error"] < 0.1 and found["within_band"] == 1, rows
+    before = json.loads((tmp_path / "predicted-float32.json").read_text())
+    assert all(row["launches"] == [] for row in before)  # written down before anything was measured
+    assert [row["predicted"] for row in before] == [row["predicted"] for row in rows]
+    measured = [asked for asked in made.asked if asked[0] > 2]
+    assert measured == [(3, 1 if lab else 3)] * 3 + [(4, 1 if lab else 4)] * 3
+    assert all(asked[0] <= 2 for asked in made.asked[: -len(measured)])  # none of them before the calibration's end
+    if lab:
+        assert max(row["parts"]["between nodes"] for row in rows) > 0.3
+
+
+def test_an_error_beyond_the_band_is_counted():
+    rows = [
+        trial.compared({"launches": launches, "predicted": {"value": 10.0, "low": 9.0, "high": 11.0}})
+        for launches in ([10.0, 10.0, 50.0], [20.0], [9.5])
+    ]
+    assert [row["within"] for row in rows] == [True, False, True]
+    found = predictions.summary(rows)
+    assert found["largest_error"] == 0.5 and found["within_band"] == pytest.approx(2 / 3)
