@@ -28,11 +28,12 @@ def briefing(folders: Sequence[ResultsFacts], now: float) -> Report:
     ordered = sorted(folders, key=lambda facts: facts.ended_s or 0)
     newest = ordered[-1]
     verdict = newest.verdict
+    what, command = next_step(newest)
     when = moment_text(newest.ended_s) if newest.ended_s is not None else "no result yet"
     sections = (
         _trend_section(ordered),
         Section("Risks", () if (risks := find_risks(newest)) else ("None that the results show.",), advice=risks),
-        Section("Next step", (next_step(newest),)),
+        Section("Next step", (what,), commands=(command,) if command else ()),
     )
     return Report(
         kind="briefing",
@@ -112,23 +113,24 @@ def find_risks(facts: ResultsFacts) -> tuple[Advice, ...]:
     return found if more <= 0 else (*found[: MOST_RISKS - 1], Advice("watch", f"{more + 1} more, in the phase report"))
 
 
-def next_step(facts: ResultsFacts) -> str:
-    """What to do now, with the command for it. Pure."""
+def next_step(facts: ResultsFacts) -> tuple[str, str]:
+    """What to do now, and the command for it, or "". Pure."""
     verdict = facts.verdict
     if verdict is None:
-        return f"Have the results judged: ryzen-mpi gate {facts.phase}."
+        return "Have the results judged.", f"ryzen-mpi gate {facts.phase}"
     if verdict.verdict == "GO":
         following = NEXT.get(verdict.phase)
         onwards = f"start phase {following}" if following else "put the cluster to its work"
-        return f"Authorise and {onwards}: ryzen-mpi authorise."
+        return f"Authorise and {onwards}.", "ryzen-mpi authorise"
+    if verdict.verdict == "INVALID":
+        return (
+            "Use none of these figures; find how they came about, then measure again into an empty results folder.",
+            "",
+        )
     if verdict.verdict == "INSUFFICIENT":
         names = list(dict.fromkeys(row.check for row in verdict.rows if row.verdict in ("missing", "too short")))
-        only = f" --only {','.join(names)}" if names else ""
-        return f"Run what is missing or was too short: ryzen-mpi validate {verdict.phase}{only}."
-    if verdict.verdict == "INVALID":
-        return "Use none of these figures; find how they came about, then measure again from an empty results folder."
-    names = list(dict.fromkeys(row.check for row in verdict.rows if row.tone == "bad"))
-    again = f" --only {','.join(names)}" if names else ""
-    return f"Mend {listed(names) or 'what the reasons say'}, then run {plural(len(names) or 1, 'check')} again: " + (
-        f"ryzen-mpi validate {verdict.phase}{again}."
-    )
+        what = "Run what is missing or was too short."
+    else:
+        names = list(dict.fromkeys(row.check for row in verdict.rows if row.tone == "bad"))
+        what = f"Mend {listed(names) or 'what the reasons say'}, then run {plural(len(names) or 1, 'check')} again."
+    return what, f"ryzen-mpi validate {verdict.phase}" + (f" --only {','.join(names)}" if names else "")

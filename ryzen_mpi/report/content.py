@@ -154,10 +154,11 @@ class Section:
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
     advice: tuple[Advice, ...] = ()
+    commands: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
-        return not (self.text or self.figures or self.pictures or self.tables or self.advice)
+        return not (self.text or self.commands or self.figures or self.pictures or self.tables or self.advice)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ def to_markdown(report: Report, pictures: str) -> str:
 def _md_section(section: Section, pictures: str) -> Iterator[str]:
     for text in section.text:
         yield from (_md(text), "")
+    for command in section.commands:
+        yield from (f"    {' '.join(clean(command).split())}", "")
     yield from _md_figures(section.figures)
     for picture in section.pictures:
         yield from (f"![{_md(picture.words)}]({pictures}/{picture.name}.svg)", "")
@@ -169,6 +171,7 @@ def _json_section(section: Section) -> dict[str, Any]:
     return {
         "title": section.title,
         "text": list(section.text),
+        "commands": list(section.commands),
         "figures": [_json_figure(figure) for figure in section.figures],
         "pictures": [{"name": p.name, "title": p.title, "words": p.words} for p in section.pictures],
         "tables": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,15 @@ from ryzen_mpi.units import duration_text
 from ryzen_mpi.validation.result import Measured, Result
 
 STATUS_TONES = {"measured": "good", "not measurable": "unknown"}
-THREE = (("throughput",), ("efficiency",), ("communication", "overhead", "share"))
-"""The figures an operator asks for first, by words of their names."""
+THREE = ("throughput", "efficiency", "communication_share")
+"""The figures an operator asks for first, by their names in the thresholds."""
 MOST_HEAT_MAPS, MOST_MARGINS = 6, 32
 
 
 def phase_report(facts: ResultsFacts, now: float) -> Report:
     """The report of the results that `facts` tell of. Pure."""
     verdict = facts.verdict
-    heads = Section("Why", verdict.reasons) if verdict is not None else Section("Why")
+    heads = Section("Why", tuple(_together(verdict.reasons)) if verdict is not None else ())
     sections = (
         heads,
         _gate_section(verdict),
@@ -51,6 +51,17 @@ def phase_report(facts: ResultsFacts, now: float) -> Report:
     )
 
 
+def _together(reasons: Sequence[str]) -> Iterator[str]:
+    """The reasons in their order; those that say the same of several checks in one: "memory, numa: it was not run"."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for reason in reasons:
+        parts = reason.split(": ", 2)
+        key, what = ((parts[0], parts[2]), parts[1]) if len(parts) == 3 else ((reason,), "")
+        alike.setdefault(key, []).append(what)
+    for key, names in alike.items():
+        yield f"{key[0]}: {listed(names, len(names))}: {key[1]}" if len(key) == 2 else key[0]
+
+
 def phase_headline(facts: ResultsFacts) -> Headline:
     """The gate's word and how its figures fared; "not judged" where no gate has."""
     verdict = facts.verdict
@@ -69,21 +80,20 @@ def first_reason(verdict: Verdict) -> str:
     return verdict.reasons[0].removeprefix(f"{verdict.verdict}: ") if verdict.reasons else ""
 
 
-def three(verdict: Verdict) -> tuple[Shown, ...]:
-    """Throughput, efficiency and communication against their targets; other figures where those are not judged."""
-    chosen = [row for words in THREE if (row := verdict.row(*words)) is not None]
-    rest = [row for row in verdict.rows if row not in chosen]
-    chosen += sorted(rest, key=lambda row: row.value is None)[: 3 - len(chosen)]
-    return tuple(shown_row(row, row.figure.replace("_", " ")) for row in chosen)
-
-
 def three_of(facts: ResultsFacts) -> tuple[Shown, ...]:
-    """As `three`; where nothing is judged, the same figures as the checks measured them, without a target."""
-    if facts.verdict is not None and facts.verdict.rows:
-        return three(facts.verdict)
-    known = [f for r in facts.newest().values() for f in r.findings.figures if f.value is not None]
-    firsts = (next((f for word in words for f in known if word in f.name), None) for words in THREE)
-    return tuple(shown_measured(figure) for figure in firsts if figure is not None)
+    """Throughput, efficiency and communication against their targets; as measured, where they are not judged."""
+    return tuple(_one_of_three(facts, name) for name in THREE)
+
+
+def _one_of_three(facts: ResultsFacts, name: str) -> Shown:
+    row = facts.verdict.row(name) if facts.verdict is not None else None
+    if row is not None:
+        return shown_row(row, row.figure.replace("_", " "))
+    measured = (result.figure(name) for result in facts.newest().values())
+    known = next((figure for figure in measured if figure is not None), None)
+    if known is None:
+        return Shown(name.replace("_", " "), None, note="no check has measured it")
+    return shown_measured(known)
 
 
 def shown_row(row: Row, name: str) -> Shown:

@@ -76,13 +76,10 @@ class Verdict:
     def tone(self) -> Tone:
         return VERDICTS[self.verdict]
 
-    def row(self, *words: str) -> Row | None:
-        """The first row with a value whose figure's name holds one of `words`; words that come first win."""
-        for word in words:
-            for row in self.rows:
-                if word in row.figure.lower() and row.value is not None:
-                    return row
-        return None
+    def row(self, figure: str) -> Row | None:
+        """The first row of that figure, one with a value before one without."""
+        named = [row for row in self.rows if row.figure == figure]
+        return next((row for row in named if row.value is not None), named[0] if named else None)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def _judged(point: Point) -> Badge:
 
 
 def _series_section(series: Series) -> Section:
+    known = {n: text for n, text in FACTORS.items() if any(point.factors[n] is not None for point in series.points)}
     rows = tuple(
         (
             str(point.ranks),
@@ -83,12 +84,12 @@ def _series_section(series: Series) -> Section:
             shown("throughput", point.throughput, "samples/s", ""),
             shown("speed-up", point.speedup, "", ""),
             shown("efficiency", point.efficiency, "%", "", 100),
-            *(shown(text, point.factors[name], "%", "not in the report", 100) for name, text in FACTORS.items()),
+            *(shown(text, point.factors[name], "%", "not in the report", 100) for name, text in known.items()),
             _judged(point),
         )
         for point in series.points
     )
-    columns = ("ranks", "nodes", "throughput", "speed-up", "efficiency", *FACTORS.values(), "")
+    columns = ("ranks", "nodes", "throughput", "speed-up", "efficiency", *known.values(), "")
     held = (
         "The global batch, the samples and the threads a rank are the same at every number of ranks."
         if series.mode == "strong"

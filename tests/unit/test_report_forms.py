@@ -79,7 +79,12 @@ def test_every_text_of_the_json_stands_in_both_other_forms(report):
     markdown = squeezed(unescaped(to_markdown(report, "pictures")))
     texts = [content["headline"]["verdict"], content["headline"]["text"], content["title"], content["subtitle"]]
     for section in content["sections"]:
-        texts += [section["title"], *section["text"], *(picture["words"] for picture in section["pictures"])]
+        texts += [
+            section["title"],
+            *section["text"],
+            *section["commands"],
+            *(picture["words"] for picture in section["pictures"]),
+        ]
         texts += [part for advice in section["advice"] for part in (advice["what"], advice["why"], advice["do"])]
         texts += [cell for table in section["tables"] for row in table["rows"] for cell in row if isinstance(cell, str)]
     for text in map(squeezed, texts):

@@ -9,7 +9,7 @@ from report_inputs import NOW, results, section
 
 from ryzen_mpi.report.briefing import MOST_RISKS, briefing, find_risks, next_step
 from ryzen_mpi.report.content import Shown
-from ryzen_mpi.report.phase_report import _margin, phase_report, three
+from ryzen_mpi.report.phase_report import _margin, phase_report
 from ryzen_mpi.report.results_facts import parse_verdict
 from ryzen_mpi.report.scaling_facts import read_scaling
 from ryzen_mpi.report.scaling_report import scaling_headline, scaling_report
@@ -55,10 +55,23 @@ def test_problems_crashes_and_what_cannot_be_measured_are_told_with_the_way_to_r
     assert "its hash does not fit" in section(report, "Results refused").text[0]
 
 
-def test_the_three_figures_are_those_an_operator_asks_for():
-    shown = three(parse_verdict(inputs.verdict(), ""))
-    assert [figure.name for figure in shown] == ["throughput", "efficiency", "communication share"]
-    assert all(isinstance(figure, Shown) and figure.target and figure.badge for figure in shown)
+def test_the_three_figures_are_those_an_operator_asks_for(tmp_path):
+    report = briefing([brief(tmp_path, "NO-GO")], NOW)
+    assert [figure.name for figure in report.key] == ["throughput", "efficiency", "communication share"]
+    assert all(isinstance(figure, Shown) and figure.target and figure.badge for figure in report.key)
+
+
+def test_of_the_three_figures_those_that_no_check_measured_say_so(tmp_path):
+    other = inputs.result("soak", 0, Measured("throughput_deviation", 0.01, "1"))
+    report = phase_report(results(tmp_path, other), NOW)
+    assert [(figure.value, figure.note) for figure in report.key] == [(None, "no check has measured it")] * 3
+
+
+def test_reasons_that_are_the_same_of_several_checks_are_told_together(tmp_path):
+    reasons = ["NO-GO: a: 3, asked 4", "INSUFFICIENT: b: it was not run", "INSUFFICIENT: c: it was not run", "odd"]
+    report = phase_report(brief(tmp_path, "NO-GO", reasons=reasons), NOW)
+    together = ("NO-GO: a: 3, asked 4", "INSUFFICIENT: b and c: it was not run", "odd")
+    assert section(report, "Why").text == together
 
 
 def test_margins_turn_so_that_more_is_better_and_leave_out_what_is_no_ratio():
@@ -98,19 +111,19 @@ def brief(tmp_path, word, **changes):
 @pytest.mark.parametrize(
     "word, step",
     [
-        ("GO", "start phase 2b: ryzen-mpi authorise"),
+        ("GO", "start phase 2b. ryzen-mpi authorise"),
         ("INSUFFICIENT", "ryzen-mpi validate 2a --only soak,reliability"),
-        ("NO-GO", "Mend scaling, then run 1 check again: ryzen-mpi validate 2a --only scaling"),
+        ("NO-GO", "Mend scaling, then run 1 check again. ryzen-mpi validate 2a --only scaling"),
         ("INVALID", "Use none of these figures"),
     ],
 )
 def test_the_next_step_follows_from_the_verdict(tmp_path, word, step):
-    assert step in next_step(brief(tmp_path, word))
+    assert step in " ".join(next_step(brief(tmp_path, word)))
 
 
 def test_a_briefing_without_a_verdict_asks_for_one(tmp_path):
     report = briefing([inputs.read(inputs.write_results(tmp_path / "r"))], NOW)
-    assert report.headline.tone == "unknown" and "ryzen-mpi gate" in section(report, "Next step").text[0]
+    assert report.headline.tone == "unknown" and section(report, "Next step").commands == ("ryzen-mpi gate 2a",)
 
 
 def test_what_the_gate_says_is_a_risk_even_where_no_figure_is(tmp_path):
@@ -122,7 +135,7 @@ def test_what_the_gate_says_is_a_risk_even_where_no_figure_is(tmp_path):
 
 def test_where_nothing_is_judged_the_measured_figures_stand_without_a_target(tmp_path):
     one = inputs.result("scaling", 0, Measured("speed", 1.0, "s"), Measured("throughput", 253.0, "samples/s"))
-    (figure,) = briefing([results(tmp_path, one)], NOW).key
+    figure, *_ = briefing([results(tmp_path, one)], NOW).key
     assert (figure.name, figure.value, figure.target) == ("throughput", 253.0, "")
 
 
