@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ryzen_mpi.validation.probes import counters, facts
@@ -126,6 +127,8 @@ def judge_loss(
 @check("network_stability", "E7", "round trips between all pairs of nodes over a long time", "nodes", 60, 2, 2)
 def network_stability(context: Context) -> Findings:
     """Collective. `duration_s`: 10 s unless given; the documents ask for 3600."""
+    from ryzen_mpi.bench.disturbance import is_disturbed, read_threads, waited_share
+    from ryzen_mpi.bench.output import disturbed_mark
     from ryzen_mpi.validation.probes import wires
 
     world = context.world
@@ -139,7 +142,7 @@ def network_stability(context: Context) -> Findings:
         turns = [wires.mine(round_, world.rank) for round_ in wires.matchings(world.size)]
         series: list[list[Any]] = []
         breaks: list[str] = []
-        began = time.monotonic()
+        threads, began = read_threads(), time.monotonic()
         number, goes_on = 0, True
         while goes_on:
             number += 1
@@ -149,9 +152,16 @@ def network_stability(context: Context) -> Findings:
             # rank 0's clock decides for all
             goes_on = world.exchange.broadcast(time.monotonic() - began < seconds)
         elapsed = world.exchange.broadcast(time.monotonic() - began)
-        told = world.exchange.allgather([series, breaks])
-    rows = [row for part, _ in told for row in part]
-    return judge_stability(rows, elapsed, [*problems, *(line for _, lines in told for line in lines)], hosts)
+        waited = waited_share(threads, read_threads(), int(elapsed * 1e9))
+        told = world.exchange.allgather([series, breaks, None if waited != waited else waited])
+    rows = [row for part, *_ in told for row in part]
+    findings = judge_stability(rows, elapsed, [*problems, *(line for _, lines, _ in told for line in lines)], hosts)
+    disturbed = [
+        f"disturbed: {host}: {disturbed_mark(True, share, 0.0)}"
+        for host, (_, _, share) in zip(hosts, told, strict=True)
+        if share is not None and is_disturbed(share)
+    ]
+    return replace(findings, evidence=[*findings.evidence, *disturbed])
 
 
 def _round(
