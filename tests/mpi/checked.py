@@ -1,8 +1,8 @@
 """Several checks in one launch, as the runner's worker gives them their context: `checked.py FOLDER JSON`.
 
 JSON is a list of requests {"check", "options", "overrides", "apart", "planted", "repeats"}; rank 0 writes what the
-n-th found to FOLDER/n.json, a list with an entry a repetition. `apart`: the ranks are told that each is on a node of its own.
-`planted`: a fault of `check_faults.py` by name.
+n-th found to FOLDER/n.json, a list with an entry a repetition. `apart`: the ranks are told that each is on a node of
+its own. `planted`: a fault of `check_faults.py` by name.
 """
 
 from __future__ import annotations

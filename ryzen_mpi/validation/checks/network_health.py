@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ryzen_mpi.validation.probes import counters, facts
@@ -19,6 +22,8 @@ TRANSFER_BYTES = 256 << 20
 STABLE_S = 10.0
 MOST_ROUNDS, SHORTEST_ROUND_S = 2000, 0.05
 TRIPS = 20
+STANDSTILL_S = 1.0
+BROKEN = f"connections that broke, and round trips beyond {STANDSTILL_S:g} s"
 OUTLIER = 10
 """Times the median: beyond it a round trip is one that something held up."""
 
@@ -126,6 +131,8 @@ def judge_loss(
 @check("network_stability", "E7", "round trips between all pairs of nodes over a long time", "nodes", 60, 2, 2)
 def network_stability(context: Context) -> Findings:
     """Collective. `duration_s`: 10 s unless given; the documents ask for 3600."""
+    from ryzen_mpi.bench.disturbance import is_disturbed, read_threads, waited_share
+    from ryzen_mpi.bench.output import disturbed_mark
     from ryzen_mpi.validation.probes import wires
 
     world = context.world
@@ -136,46 +143,72 @@ def network_stability(context: Context) -> Findings:
     hosts = world.exchange.allgather(world.hostname)
     with wires.connected(world) as ends:
         problems = wires.describe(hosts, ends.failed)
-        turns = [wires.mine(round_, world.rank) for round_ in wires.matchings(world.size)]
-        series: list[list[Any]] = []
-        breaks: list[str] = []
-        began = time.monotonic()
-        number, goes_on = 0, True
-        while goes_on:
-            number += 1
-            for pair in turns:
-                _round(world, ends, pair, hosts, number, time.monotonic() - began, series, breaks)
-            time.sleep(max(0.0, began + number * period - time.monotonic()))
-            # rank 0's clock decides for all
-            goes_on = world.exchange.broadcast(time.monotonic() - began < seconds)
+        threads, began = read_threads(), time.monotonic()
+        rows, breaks = _watch_all(world, ends, hosts, seconds, period)
         elapsed = world.exchange.broadcast(time.monotonic() - began)
-        told = world.exchange.allgather([series, breaks])
-    rows = [row for part, _ in told for row in part]
-    return judge_stability(rows, elapsed, [*problems, *(line for _, lines in told for line in lines)], hosts)
+        waited = waited_share(threads, read_threads(), int(elapsed * 1e9))
+        told = world.exchange.allgather([rows, breaks, None if waited != waited else waited])
+    rows = [row for part, *_ in told for row in part]
+    findings = judge_stability(rows, elapsed, [*problems, *(line for _, lines, _ in told for line in lines)], hosts)
+    disturbed = [
+        f"disturbed: {host}: {disturbed_mark(True, share, 0.0)}"
+        for host, (_, _, share) in zip(hosts, told, strict=True)
+        if share is not None and is_disturbed(share)
+    ]
+    return replace(findings, evidence=[*findings.evidence, *disturbed])
 
 
-def _round(
-    world: World, ends: Wires, pair: tuple[int, int] | None, hosts: Sequence[str], number: int, at: float,
-    series: list[list[Any]], breaks: list[str],
-) -> None:  # fmt: skip
-    """A few round trips of this rank's pair; adds [first, second, seconds, round trips in us] on its first rank."""
+def _watch_all(
+    world: World, ends: Wires, hosts: Sequence[str], seconds: float, period: float
+) -> tuple[list[list[Any]], list[str]]:
+    """Rows [first, second, seconds, round trips in us] of the pairs this rank leads, and which broke. Local.
+
+    A thread for each pair: one that stands still holds up no other, and MPI, which would wait out a cut, has no part.
+    """
+    rows: list[list[Any]] = []
+    breaks: list[str] = []
+
+    def watch(peer: int) -> None:
+        pair = min(world.rank, peer), max(world.rank, peer)
+        try:
+            _watch_pair(ends.peers[peer], world.rank == pair[0], seconds, period, pair, rows)
+        except OSError as error:
+            ends.peers[peer].close()
+            if world.rank == pair[0]:
+                at = time.monotonic() - began
+                why = str(error.strerror or error)
+                breaks.append(f"{hosts[pair[0]]} and {hosts[pair[1]]}: interrupted after {at:.1f} s: {why}")
+
+    workers = [threading.Thread(target=watch, args=(peer,), daemon=True) for peer in ends.peers]
+    began = time.monotonic()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return rows, breaks
+
+
+def _watch_pair(
+    link: socket.socket, leads: bool, seconds: float, period: float, pair: tuple[int, int], rows: list[list[Any]]
+) -> None:
+    """Round trips every `period` until the side that leads has had enough. Both sides call it. Raises OSError."""
     from ryzen_mpi.validation.probes import wires
 
-    if pair is None or (peer := sum(pair) - world.rank) not in ends.peers:
-        return
-    leads = world.rank == pair[0]
-    try:
-        times = wires.round_trips(ends.peers[peer], leads, TRIPS)
-    except OSError as error:
-        ends.peers.pop(peer).close()
+    link.settimeout(wires.ANSWER_S + period)
+    began = time.monotonic()
+    while True:
+        at = time.monotonic() - began
         if leads:
-            breaks.append(
-                f"{hosts[pair[0]]} and {hosts[pair[1]]}: interrupted after {at:.1f} s, in round {number}: "
-                f"{error.strerror or error}"
-            )
-        return
-    if leads:
-        series.append([*pair, round(at, 3), [round(value, 2) for value in times]])
+            word = b"+" if at < seconds else b"."
+            link.sendall(word)
+        else:
+            word = wires.receive(link, 1)
+        if word == b".":
+            return
+        times = wires.round_trips(link, leads, TRIPS)
+        if leads:
+            rows.append([*pair, round(at, 3), [round(value, 2) for value in times]])
+            time.sleep(max(0.0, period - (time.monotonic() - began - at)))
 
 
 def judge_stability(
@@ -203,6 +236,7 @@ def judge_stability(
         total += sum(len(row[3]) for row in mine)
         evidence += [f"{name}: {worst / 1e3:.3g} ms at {when:.1f} s, {worst / usual[pair]:.3g} times the median"
                      for when, worst in sorted(late, key=lambda item: -item[1])[:3]]  # fmt: skip
+    standstills = [value for row in rows for value in row[3] if value > STANDSTILL_S * 1e6]
     trips = [row[3] for row in rows if (row[0], row[1]) == slowest]
     bounds = np.cumsum([0, *map(len, trips)]).tolist()
     why = f"8 bytes over TCP, {hosts[slowest[0]]} and {hosts[slowest[1]]}, the slowest of {len(pairs)}"
@@ -222,7 +256,7 @@ def judge_stability(
         tail,
         Measured("latency_drift", least, "1", len(trips), least, most, why=drift_why),
         facts.share("outliers", held_up, total, f"round trips beyond {OUTLIER} times the median"),
-        Measured("interruptions", float(len(problems)), "1", len(pairs), why="pairs that lost their connection"),
+        Measured("interruptions", float(len(problems) + len(standstills)), "1", len(pairs), why=BROKEN),
     )
     details = {"hosts": list(hosts), "medians_us": [[*row[:3], float(np.median(row[3]))] for row in rows]}
     return Findings(figures, problems, evidence=evidence, details=details)

@@ -35,6 +35,7 @@ def gloo_nodes(context: Context) -> Findings:
     facts.same_network(context)
     figures, problems, evidence = [], [], []
     wrong = {}
+    interface = world.exchange.allgather(_interface(world))  # before a group is made, which sets it by hand
     with open_sides(world, ("gloo",)) as sides:
         side: Any = sides["gloo"]
         for name, operation in OPERATIONS.items():
@@ -51,7 +52,6 @@ def gloo_nodes(context: Context) -> Findings:
                 f"{name}: {count} of {total} {'departures too early' if name == 'barrier' else 'elements wrong'}"
             )
     exact = facts.share("wrong", *map(sum, zip(*wrong.values(), strict=True)), "elements of all operations")
-    interface = world.exchange.allgather(_interface(world))
     evidence += [f"rank {rank}: {told}" for rank, told in enumerate(interface) if world.nodes > 1 or rank == 0]
     figures.append(Measured("nodes", float(world.nodes), "1", why=f"{world.size} ranks"))
     return Findings((*figures, exact), problems, evidence=evidence, details={"wrong": wrong, "interface": interface})

@@ -36,6 +36,7 @@ def all_reduce(
     Also, JSON-able and by rank, the interface torch.distributed would take and this process' connections meanwhile.
     """
     wrong: Wrong = {}
+    interfaces = _interfaces(world)  # before a group is made, which sets the variable by which one is chosen by hand
     with open_sides(world, (name,)) as sides:
         side: Any = sides[name]
         for datatype in datatypes:
@@ -44,7 +45,7 @@ def all_reduce(
                 wrong[what] = checked(world, side, "all_reduce", size, datatype)
         samples = timed(world, side, "all_reduce", small, "float")
         sockets = world.exchange.allgather({"by_address": connections()})
-    return wrong, samples, {"interface": _interfaces(world), "sockets": sockets}
+    return wrong, samples, {"interface": interfaces, "sockets": sockets}
 
 
 @contextmanager
