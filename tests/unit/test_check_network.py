@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ryzen_mpi.bench.pairs import Matrix
+from ryzen_mpi.errors import UserError
 from ryzen_mpi.validation.checks import network, nodes, reliability
 from ryzen_mpi.validation.probes import counters, datagrams, facts, iperf, triangles, wires
 from ryzen_mpi.validation.result import Measured
@@ -344,6 +345,14 @@ def test_nothing_lost_of_n_claims_no_more_than_its_bound():
     figure = facts.share("lost", 0, 29_956)
     assert figure.value == 0 and figure.high == pytest.approx(1 - 0.025 ** (1 / 29_956))
     assert facts.share("lost", 0, 0).value is None
+
+
+@pytest.mark.parametrize("value", ["soon", 0, -1, float("nan"), float("inf"), None])
+def test_an_option_that_is_no_number_above_0_is_refused(value):
+    context = SimpleNamespace(options={"duration_s": value})
+    with pytest.raises(UserError, match="duration_s="):
+        facts.number(context, "duration_s", 10.0)
+    assert facts.number(context, "repeats", 3.0) == 3.0
 
 
 def test_call_figures_hold_their_interval_and_samples():
