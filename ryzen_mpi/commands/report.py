@@ -47,13 +47,13 @@ def command() -> None:
     \b
     ryzen-mpi report run runs/20260301-120000-default
     ryzen-mpi report scaling scaling.json --out scaling.html --format html
-    ryzen-mpi report phase results/2a --out report
+    ryzen-mpi report phase runs/validation-2a --out report
     ryzen-mpi report weekly --runs runs
-    ryzen-mpi report briefing results/2a-*
+    ryzen-mpi report briefing runs/validation-*
     """
 
 
-@command.command("run")
+@command.command("run", short_help="Run directories.")
 @click.argument("runs", type=_PATH, nargs=-1, required=True, metavar="RUN...")
 @_options
 def run(runs: tuple[Path, ...], out: Path | None, forms: tuple[str, ...]) -> None:
@@ -74,7 +74,7 @@ def run(runs: tuple[Path, ...], out: Path | None, forms: tuple[str, ...]) -> Non
         _write(report, name, out / name if out is not None and len(runs) > 1 else out, forms)
 
 
-@command.command("scaling")
+@command.command("scaling", short_help="What `ryzen-mpi scale` measured.")
 @click.argument("file", type=_PATH)
 @_options
 def scaling(file: Path, out: Path | None, forms: tuple[str, ...]) -> None:
@@ -87,7 +87,7 @@ def scaling(file: Path, out: Path | None, forms: tuple[str, ...]) -> None:
     _write(scaling_report(read_scaling(file), time.time()), file.stem, out, forms)
 
 
-@command.command("phase")
+@command.command("phase", short_help="What `ryzen-mpi validate` found, with the verdict.")
 @click.argument("results", type=_PATH)
 @_SET
 @_options
@@ -115,13 +115,13 @@ def _periodic(period: str, back: str) -> click.Command:
         _write(period_report(period, runs, now), name, out, forms)
 
     periodic.__doc__ = f"The {period} check list over the runs and results below --runs of the last {back}."
-    return command.command(period)(periodic)
+    return command.command(period, short_help=f"Check list of the last {back}.")(periodic)
 
 
 daily, weekly, monthly = _periodic("daily", "day"), _periodic("weekly", "7 days"), _periodic("monthly", "30 days")
 
 
-@command.command("briefing")
+@command.command("briefing", short_help="One page: verdict, figures, risks, next step.")
 @click.argument("results", type=_PATH, nargs=-1, required=True, metavar="RESULTS...")
 @_SET
 @_options

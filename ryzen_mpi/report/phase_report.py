@@ -71,7 +71,7 @@ def phase_headline(facts: ResultsFacts) -> Headline:
     for row in verdict.rows:
         counts[row.verdict] = counts.get(row.verdict, 0) + 1
     fared = ", ".join(f"{count} {word}" for word, count in counts.items())
-    text = f"{plural(len(verdict.rows), 'figure')}: {fared}" if fared else first_reason(verdict)
+    text = f"{plural(len(verdict.rows), 'threshold')}: {fared}" if fared else first_reason(verdict)
     return Headline(verdict.verdict, verdict.tone, text)
 
 
@@ -92,7 +92,8 @@ def _one_of_three(facts: ResultsFacts, name: str) -> Shown:
     measured = (result.figure(name) for result in facts.newest().values())
     known = next((figure for figure in measured if figure is not None), None)
     if known is None:
-        return Shown(name.replace("_", " "), None, note="no check has measured it")
+        target, note = facts.targets.get(name, ""), "no check has measured it"
+        return Shown(name.replace("_", " "), None, target=target, note=note)
     return shown_measured(known)
 
 

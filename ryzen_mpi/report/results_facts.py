@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ryzen_mpi.report.content import Tone
 from ryzen_mpi.report.texts import clean
 from ryzen_mpi.validation.result import Result
 from ryzen_mpi.validation.store import open_campaign
+from ryzen_mpi.validation.thresholds import load_rules
 
 VERDICT_FORMAT = 1
 VERDICTS: dict[str, Tone] = {"GO": "good", "NO-GO": "bad", "INSUFFICIENT": "warn", "INVALID": "bad"}
@@ -91,6 +92,7 @@ class ResultsFacts:
         damaged: files that hold none, each with the reason.
         verdict: None where no gate could judge them; `missing` says why.
         missing: what is not there, in words.
+        targets: the thresholds by the names of their figures, as texts; empty where nothing was judged.
     """
 
     path: Path
@@ -100,6 +102,7 @@ class ResultsFacts:
     verdict: Verdict | None
     missing: tuple[str, ...]
     sources: tuple[str, ...]
+    targets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ended_s(self) -> float | None:
@@ -156,7 +159,17 @@ def read_results(path: Path, judge: Judge | None = None) -> ResultsFacts:
         verdict=verdict,
         missing=tuple(missing),
         sources=(str(clean(path)),),
+        targets={} if verdict is None else _targets(verdict),
     )
+
+
+def _targets(verdict: Verdict) -> dict[str, str]:
+    """What the phase asks for, whether it was measured or not."""
+    try:
+        rules = load_rules(verdict.phase, verdict.set)
+    except UserError:
+        return {}
+    return {name: rule.text for figures in rules.thresholds.values() for name, rule in figures.items()}
 
 
 def parse_verdict(content: Any, where: str) -> Verdict:

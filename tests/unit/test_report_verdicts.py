@@ -67,6 +67,11 @@ def test_of_the_three_figures_those_that_no_check_measured_say_so(tmp_path):
     assert [(figure.value, figure.note) for figure in report.key] == [(None, "no check has measured it")] * 3
 
 
+def test_what_was_not_measured_stands_beside_its_target_all_the_same(tmp_path):
+    throughput = phase_report(brief(tmp_path, "NO-GO", rows=[]), NOW).key[0]
+    assert throughput.value is None and throughput.target == ">= 500 samples/s"
+
+
 def test_reasons_that_are_the_same_of_several_checks_are_told_together(tmp_path):
     reasons = ["NO-GO: a: 3, asked 4", "INSUFFICIENT: b: it was not run", "INSUFFICIENT: c: it was not run", "odd"]
     report = phase_report(brief(tmp_path, "NO-GO", reasons=reasons), NOW)
