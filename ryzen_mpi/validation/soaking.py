@@ -17,7 +17,7 @@ from ryzen_mpi.validation.registry import Context
 from ryzen_mpi.validation.soaked import Soak, time_of
 from ryzen_mpi.validation.supervised import Supervised
 
-PROFILE, SAVE_INTERVAL, KEEP = "scaling_benchmark", 25, 8
+PROFILE, SAVE_INTERVAL, KEEP = "scaling_benchmark", 20, 8
 NODES = Path("/sys/devices/system/node")
 LOOK_S, MEMORY_S, TELL_S = 1.0, 5.0, 30.0
 START_S = 240.0
