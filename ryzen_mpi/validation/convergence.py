@@ -21,6 +21,7 @@ CONFIDENCE = 0.90
 GLOBAL_BATCH = 48
 """Samples a step: 1, 2, 3, 4, 6, 8, 12 and 16 ranks have equal shares."""
 SMOOTH = 5
+FIRST_SEED = 1000
 WORDS = (
     *("data.source=markov", "data.num_samples=1000000", "model.vocab_size=32", "model.embedding_dim=32"),
     *("model.num_heads=2", "model.num_layers=1", "model.feed_forward_dim=64", "model.seq_length=16"),
@@ -39,13 +40,18 @@ def deterministic(ranks: int, steps: int) -> Training:
     return Training("float64", (*share_words(ranks), "hardware.dtype=float64"), steps)
 
 
-def statistical(ranks: int, seeds: int, steps: int, dtype: str, kind: str = "plain") -> list[Training]:
-    """`seeds` trainings of one kind: "plain", "again" (the same with other micro-batches), "summed" or "frozen"."""
+def statistical(
+    ranks: int, seeds: int, steps: int, dtype: str, kind: str = "plain", first: int = FIRST_SEED
+) -> list[Training]:
+    """`seeds` trainings of one kind, from seed `first` on. Pure.
+
+    `kind`: "plain", "again" (the same with other micro-batches), "summed" or "frozen".
+    """
     parts = 2 if kind == "again" else 1
     return [
         Training(
             f"{kind} {dtype} {seed}",
-            (*share_words(ranks, parts), f"hardware.dtype={dtype}", f"training.seed={1000 + seed}"),
+            (*share_words(ranks, parts), f"hardware.dtype={dtype}", f"training.seed={first + seed}"),
             steps,
             kind if kind in ("summed", "frozen") else "",
         )

@@ -17,9 +17,9 @@ from ryzen_mpi.validation.registry import Context
 from ryzen_mpi.validation.soaked import Soak, time_of
 from ryzen_mpi.validation.supervised import Supervised
 
-PROFILE, SAVE_INTERVAL, KEEP = "scaling_benchmark", 25, 8
+PROFILE, SAVE_INTERVAL, KEEP = "scaling_benchmark", 20, 16
 NODES = Path("/sys/devices/system/node")
-LOOK_S, MEMORY_S, TELL_S = 1.0, 5.0, 30.0
+LOOK_S, MEMORY_S, TELL_S = 0.25, 5.0, 30.0
 START_S = 240.0
 """For all ranks to import and make their first step."""
 WORDS = (

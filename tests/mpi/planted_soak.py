@@ -1,8 +1,8 @@
 """The main job with faults a soak must find: `PLANTED="slow:R kill:R@K spoil:K"`.
 
-slow:R    rank R works 30 ms longer on every step
+slow:R    rank R works three times as long as it has to on every step
 kill:R@K  rank R kills itself in step K of the supervisor's first attempt
-spoil:K   one byte of step K's checkpoint is changed on the disk, as soon as it is there
+spoil:K   one bit of step K's checkpoint is another one than its manifest tells of
 """
 
 import os
@@ -10,12 +10,12 @@ import runpy
 import signal
 import time
 
-from ryzen_mpi.training import checkpoint
+from ryzen_mpi.training import checkpoint_store
 from ryzen_mpi.training.step import TrainingStep
 
 PLANTED = dict(item.split(":") for item in os.environ["PLANTED"].split())
 original_run, original_forward = TrainingStep.run, TrainingStep._forward_backward
-original_write = checkpoint.write_checkpoint
+original_manifest = checkpoint_store._write_manifest
 
 
 def run(self, stop=0):
@@ -26,21 +26,22 @@ def run(self, stop=0):
 
 
 def forward_backward(self, *rest):
+    began = time.perf_counter()
+    result = original_forward(self, *rest)
     if PLANTED.get("slow") == str(self.rank):
-        time.sleep(0.03)
-    return original_forward(self, *rest)
+        time.sleep(2 * (time.perf_counter() - began))
+    return result
 
 
-def write_checkpoint(directory, step, *rest):
-    path = original_write(directory, step, *rest)
-    if PLANTED.get("spoil") == str(step):
-        file = next(path.glob("*.safetensors"))
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        file.write_bytes(content)
-    return path
+def write_manifest(path, content):
+    if PLANTED.get("spoil") == str(content["step"]):
+        file = next(path.parent.glob("*.safetensors"))
+        spoilt = bytearray(file.read_bytes())
+        spoilt[-1] ^= 1
+        file.write_bytes(spoilt)
+    return original_manifest(path, content)
 
 
 TrainingStep.run, TrainingStep._forward_backward = run, forward_backward
-checkpoint.write_checkpoint = write_checkpoint
+checkpoint_store._write_manifest = write_manifest
 runpy.run_module("ryzen_mpi.train", run_name="__main__")

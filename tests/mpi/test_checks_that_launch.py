@@ -55,21 +55,22 @@ def faulty(tmp_path_factory):
     """A soak of a few seconds in which a rank is slow, another is killed, and a checkpoint is spoilt."""
     folder = tmp_path_factory.mktemp("soak")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLANTED", "slow:1 kill:0@60 spoil:40")
-        soak = carry_out(context(folder, SMALL, save_interval=20), 5.0, (str(HERE / "planted_soak.py"),))
-    return folder, soak
+        patch.setenv("PLANTED", "slow:1 kill:0@45 spoil:10")
+        for duration_s in (4.0, 10.0, 30.0, 90.0):  # it goes on where it was, on a busy machine more than once
+            soak = carry_out(context(folder, SMALL, save_interval=10), duration_s, (str(HERE / "planted_soak.py"),))
+            if any(attempt.end == "fault" for attempt in soak.attempts) and len(soak.steps) > 60:
+                return folder, soak
+    raise AssertionError(f"no fault came: {soak.attempts}")
 
 
 def test_a_soak_finds_a_slow_rank_a_killed_one_and_a_spoilt_checkpoint(faulty):
     _, soak = faulty
     found = soaked(soak, 60.0)
     figures = values(found)
-    assert figures["soak_s"] >= 5 and figures["restarts"] == 1 and figures["uptime"] < 0.95
+    assert figures["soak_s"] >= 4 and figures["restarts"] == 1 and 0 < figures["uptime"] < 1
     assert figures["imbalance"] > 0.2
-    why = {figure.name: figure.why for figure in found.figures}
-    assert "rank 1" in why["imbalance"] or "rank 0" in why["imbalance"]  # of two, each is as far from the mean
-    assert found.details["work_s_by_rank"][1] > found.details["work_s_by_rank"][0] + 0.02
-    assert figures["checkpoints"] < 1 and any("step 40 is damaged" in text for text in found.problems), found.problems
+    assert found.details["work_s_by_rank"][1] > 1.5 * found.details["work_s_by_rank"][0]
+    assert figures["checkpoints"] < 1 and any("step 10 is damaged" in text for text in found.problems), found.problems
     assert found.evidence and "killed" in found.evidence[0]
     assert found.impossible == [] and figures["not_finite"] == 0
 
@@ -78,9 +79,9 @@ def test_a_soak_goes_on_where_it_was_left_and_refuses_to_become_another(faulty):
     folder, before = faulty
     looks = json.loads((folder / "looks.json").read_text())
     assert looks["memory"] and all(0 < share < 1 for share in looks["memory"][0].values())
-    again = context(folder, SMALL, save_interval=20)
+    again = context(folder, SMALL, save_interval=10)
     with pytest.raises(UserError, match="other words"):
-        carry_out(context(folder, (*SMALL, "training.seed=5"), save_interval=20), 5.0)
+        carry_out(context(folder, (*SMALL, "training.seed=5"), save_interval=10), 5.0)
     reached = carry_out(again, 1.0)  # it is longer than that already: nothing is started
     assert len(reached.steps) == len(before.steps) and len(reached.attempts) == len(before.attempts)
 
@@ -114,7 +115,7 @@ def test_a_killed_rank_comes_back_and_the_losses_are_those_of_an_undisturbed_run
     found = find("reliability").run(context(tmp_path / "f", kills=1, round_trips=2))
     figures = values(found)
     assert found.problems == [] and figures["ranks_after_kill"] == RANKS
-    assert 0 < figures["kill_recovery_s"] < 60 and 0 <= figures["kill_detected_s"] < 10
+    assert figures["kill_recovery_s"] > figures["kill_detected_s"] >= 0
     assert figures["recovered_loss_difference"] == 0 and figures["recovered_checkpoints_equal"] == 1
     assert figures["resized_loss_difference"] < 1e-9 and figures["resize_s"] > 0
     assert figures["checkpoint_round_trips"] == 1 and figures["partition_recovery_s"] is None

@@ -25,19 +25,20 @@ KINDS = ("again", "summed", "frozen")
     least_ranks=2,
 )
 def convergence(context: Context) -> Findings:
-    """Two launches, one of one rank. Options: seeds (pairs), steps (of each), exact_steps."""
+    """Two launches, one of one rank. Options: seeds (pairs), first_seed, steps (of each), exact_steps."""
     from ryzen_mpi.validation import convergence as measure
 
     seeds, steps = int(context.options.get("seeds", SEEDS)), int(context.options.get("steps", STEPS))
+    first = int(context.options.get("first_seed", measure.FIRST_SEED))
     exact, ranks = int(context.options.get("exact_steps", EXACT_STEPS)), context.ranks
     words = (*measure.WORDS, *context.overrides)
 
     def train(count: int, kinds: tuple[str, ...]) -> dict[str, Curve]:
         wanted = [measure.deterministic(count, exact)]
         for dtype in DTYPES:
-            wanted += measure.statistical(count, seeds, steps, dtype)
+            wanted += measure.statistical(count, seeds, steps, dtype, first=first)
         for kind in kinds:
-            wanted += measure.statistical(count, seeds, steps, DTYPES[0], kind)
+            wanted += measure.statistical(count, seeds, steps, DTYPES[0], kind, first)
         context.tell(f"{len(wanted)} trainings on {count} ranks")
         return measure.train_on(count, wanted, words, context.folder, 180.0, context.nodes if count > 1 else None)
 
