@@ -12,7 +12,7 @@ import pytest
 
 from ryzen_mpi.bench.pairs import Matrix
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.validation.checks import network, nodes, reliability
+from ryzen_mpi.validation.checks import network, network_health, nodes
 from ryzen_mpi.validation.probes import counters, datagrams, facts, iperf, triangles, wires
 from ryzen_mpi.validation.result import Measured
 
@@ -96,7 +96,7 @@ def test_every_lost_datagram_is_counted(link, lost):
     found = exchange(link, 300, lambda: 0 if next(turn) in victims else 9)
     assert (found.sent, found.received) == (300, 300 - lost)
     row = {"rank": 1, "peer": 0, "sends": False, "why": "", "counted": found.told()}
-    findings = reliability.judge_loss([row], [{}, {}], HOSTS[:2], [])
+    findings = network_health.judge_loss([row], [{}, {}], HOSTS[:2], [])
     assert of(findings, "datagrams_lost") == lost / 300
     assert f"a to b: {lost} of 300 datagrams did not come" in findings.evidence
 
@@ -173,7 +173,7 @@ def test_counters_that_grew_are_told(tmp_path):
     (tmp_path / "snmp").write_text("Tcp: OutSegs RetransSegs InErrs\nTcp: 180 9 0\n")
     grown = counters.grown(before, counters.read("eth9", tmp_path, tmp_path))
     assert grown == {"Tcp.OutSegs": 80, "Tcp.RetransSegs": 7, "eth9.rx_errors": 3}
-    findings = reliability.judge_loss([], [grown, {}], HOSTS[:2], [])
+    findings = network_health.judge_loss([], [grown, {}], HOSTS[:2], [])
     assert of(findings, "interface_errors") == 3 and of(findings, "retransmitted") is None
     assert "a, all programs together: Tcp.RetransSegs +7, eth9.rx_errors +3" in findings.evidence
 
@@ -264,24 +264,24 @@ def series(rounds: int, seed: int = 1, slope: float = 0.0) -> list[list]:
 
 def test_a_steady_network_has_no_drift_and_no_outliers():
     for seed in range(10):
-        findings = reliability.judge_stability(series(100, seed), 10.0, [], HOSTS)
+        findings = network_health.judge_stability(series(100, seed), 10.0, [], HOSTS)
         assert of(findings, "latency_drift") < 0.05 and of(findings, "outliers") == 0
         assert of(findings, "interruptions") == 0 and not findings.problems
 
 
 def test_a_slow_drift_and_a_spike_are_found():
-    found = reliability.judge_stability(series(100, slope=0.3), 10.0, [], HOSTS)
+    found = network_health.judge_stability(series(100, slope=0.3), 10.0, [], HOSTS)
     drift = next(figure for figure in found.figures if figure.name == "latency_drift")
     assert 0.2 < drift.low == drift.value < drift.high < 0.35 and "+" in drift.why
     spiked = series(100)
     spiked[42][3][7] = 5000.0
-    found = reliability.judge_stability(spiked, 10.0, [], HOSTS)
+    found = network_health.judge_stability(spiked, 10.0, [], HOSTS)
     assert of(found, "outliers") == 1 / 2000 and of(found, "latency_drift") < 0.05
     assert len(found.evidence) == 1 and found.evidence[0].startswith("a and b: 5 ms at 4.2 s")
 
 
 def test_a_network_that_nobody_saw_is_not_measurable():
-    findings = reliability.judge_stability([], 10.0, ["a and b do not meet"], HOSTS)
+    findings = network_health.judge_stability([], 10.0, ["a and b do not meet"], HOSTS)
     assert of(findings, "round_trip_p50") is None and findings.problems
 
 

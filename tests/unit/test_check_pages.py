@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ryzen_mpi.cluster.phases import PHASES
 from ryzen_mpi.validation.registry import all_checks
+from ryzen_mpi.validation.thresholds import SETS, load_rules
 
 PAGES = Path(__file__).parents[2] / "docs/checks"
 HEADINGS = ["## What", "## Why", "## Threshold", "## Source", "## How it can be wrong"]
@@ -34,3 +36,11 @@ def test_listing_the_checks_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "mpi4py.MPI", "h5py", "scipy", "rich", "pydantic", "numpy", "psutil", "matplotlib"}
     assert not set(done.stdout.split()) & heavy
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("which", SETS)
+def test_every_figure_that_is_judged_is_named_on_its_page(phase, which):
+    for check, figures in load_rules(phase, which).thresholds.items():
+        page = (PAGES / f"{check}.md").read_text()
+        assert not [figure for figure in figures if f"`{figure}`" not in page], check
