@@ -8,7 +8,7 @@ from tests.lab.faults import packet_loss
 from tests.lab.jobs import REPO
 
 PER_NODE = 4
-QUICK = "hardware,openmpi,network_latency,network_loss,gradient_sync"
+QUICK = "hardware,network_loss,gradient_sync"
 WORDS = ("distributed.timeout_s=60",)
 """Up to 16 ranks start on this machine's few cores: they come to their first collectives far apart."""
 LIMIT_S = 1800.0
@@ -48,6 +48,7 @@ def test_a_phase_is_validated_on_its_nodes_and_the_job_ends_as_its_gate(lab):
     assert job.state == "FAILED", job
 
 
+@pytest.mark.long
 def test_a_link_that_loses_packets_is_found(lab):
     with packet_loss(lab, "node2", 0.02):
         _, said, results, verdict = validate(lab, "2a", 2, "--only", "network_loss", name="lossy")

@@ -83,8 +83,14 @@ def summed() -> AbstractContextManager:
     """Every rank divides by its own tokens: the sum over ranks is as many times too large."""
     original = TrainingStep._forward_backward
 
-    def forward_backward(self, position, count, scale):
-        return original(self, position, count, scale * self.ranks)
+    def forward_backward(self, position, count, rank):
+        model = self.model.forward  # of this step alone: the reference computes with a model of its own
+
+        def forward(inputs, targets, scale, keys):
+            return model(inputs, targets, scale * self.ranks, keys)
+
+        with mock.patch.object(self.model, "forward", forward):
+            return original(self, position, count, rank)
 
     return mock.patch.object(TrainingStep, "_forward_backward", forward_backward)
 
@@ -132,8 +138,8 @@ def batch_twice() -> AbstractContextManager:
     """Rank BAD trains its first micro-batch in place of its second."""
     original = TrainingStep.micro_batches
 
-    def micro_batches(self, position, count):
-        batches = list(original(self, position, count))
+    def micro_batches(self, position, count, rank=None):
+        batches = list(original(self, position, count, rank))
         if self.rank == BAD:
             batches[1] = batches[0]
         return iter(batches)

@@ -7,7 +7,7 @@ import json
 import launch
 import pytest
 
-CHECK = "pytorch"
+CHECK = "gradient_sync"
 
 
 def ryzen_mpi(cwd, *words, **variables):
@@ -24,7 +24,7 @@ def validated(tmp_path_factory):
 def test_a_check_is_shown_with_figure_threshold_and_number(validated):
     _, job = validated
     assert f"[ OK ] (1/1) {CHECK}" in job.succeeded().out, job.said()
-    assert "asked >= " in job.out and "1 passed" in job.out
+    assert "asked <= 0 ulp" in job.out and "1 passed" in job.out
     assert "ryzen-mpi gate 1 --results runs/validation-1" in job.out
 
 
