@@ -8,7 +8,8 @@ from tests.lab.faults import packet_loss
 from tests.lab.jobs import REPO
 
 PER_NODE = 4
-QUICK = "hardware,network_loss,gradient_sync"
+QUICK = "hardware,network_loss"
+"""Quick on two cores: what trains on 8 ranks there takes minutes, and is in the long tests."""
 WORDS = ("distributed.timeout_s=60",)
 """Up to 16 ranks start on this machine's few cores: they come to their first collectives far apart."""
 LIMIT_S = 1800.0
@@ -42,9 +43,9 @@ def test_a_phase_is_validated_on_its_nodes_and_the_job_ends_as_its_gate(lab):
     assert set(results) == set(QUICK.split(",")), said
     assert {result["status"] for result in results.values()} == {"measured"}, said
     assert all((r["conditions"]["ranks"], r["conditions"]["nodes"]) == (8, 2) for r in results.values())
-    assert figure(results["gradient_sync"], "rank_difference") == 0
+    assert figure(results["hardware"], "cores_per_rank") == 0  # two cores carry all hosts
     assert figure(results["network_loss"], "datagrams_lost") == 0
-    assert verdict["verdict"] == "NO-GO" and "phase 2a, sound thresholds: NO-GO" in said  # hosts of a core each
+    assert verdict["verdict"] == "NO-GO" and "phase 2a, sound thresholds: NO-GO" in said
     assert job.state == "FAILED", job
 
 

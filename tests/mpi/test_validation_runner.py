@@ -14,12 +14,11 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import planted_worker  # noqa: E402, F401
+from planted_worker import PLANTED  # noqa: E402
 
 from ryzen_mpi.cluster.phases import PHASES  # noqa: E402
 from ryzen_mpi.scaling.launch import Nodes  # noqa: E402
 from ryzen_mpi.validation import store  # noqa: E402
-from ryzen_mpi.validation.registry import CHECKS  # noqa: E402
 from ryzen_mpi.validation.runner import Plan, run_all  # noqa: E402
 from ryzen_mpi.validation.thresholds import Rules, Threshold  # noqa: E402
 
@@ -31,7 +30,7 @@ RULES = Rules("1", "sound", 4, 1, {"fine": {"figure": Threshold(at_least=5, unit
 def done(tmp_path_factory):
     """(campaign, lines shown, results by name) of one run over all the planted checks on two ranks."""
     campaign = store.create(tmp_path_factory.mktemp("results"), "1")
-    checks = [CHECKS[name] for name in NAMES]
+    checks = [PLANTED[name] for name in NAMES]
     plan = Plan(
         PHASES["1"], RULES, checks, 2, Nodes(), words=("--ranks", "2"), worker=(str(HERE / "planted_worker.py"),)
     )
