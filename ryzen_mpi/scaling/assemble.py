@@ -8,9 +8,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ryzen_mpi.scaling.record import Launch, digest
+from ryzen_mpi.scaling.record import Launch
 from ryzen_mpi.scaling.spec import Spec
 from ryzen_mpi.scaling.working_set import working_set_bytes
+from ryzen_mpi.sealing import digest
 
 if TYPE_CHECKING:
     from ryzen_mpi.config import Settings

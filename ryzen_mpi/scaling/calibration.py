@@ -6,7 +6,6 @@ of `launches`, and no hash is needed: it claims to be nobody's measurement.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.rundir import write_atomic
+from ryzen_mpi.sealing import digest
 
 FORMAT = 1
 KIND = "ryzen_mpi calibration"
@@ -147,13 +147,6 @@ def relevant(settings: Settings) -> dict[str, Any]:
     tree = settings.model_dump(mode="json")
     flat = {f"{section}.{key}": value for section, part in tree.items() for key, value in part.items()}
     return {key: value for key, value in sorted(flat.items()) if key.startswith(WHAT_COUNTS)}
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values in canonical form, "sha256" left out. Pure."""
-    bare = {key: value for key, value in content.items() if key != "sha256"}
-    canonical = json.dumps(json.loads(json.dumps(bare)), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def read(path: Path) -> Calibration:

@@ -19,8 +19,9 @@ from ryzen_mpi.errors import UserError
 from ryzen_mpi.rundir import Held, hold, write_atomic
 from ryzen_mpi.scaling.launch import Ended, Nodes, launch
 from ryzen_mpi.scaling.plan import Plan, Turn
-from ryzen_mpi.scaling.record import Launch, digest, parse
+from ryzen_mpi.scaling.record import Launch, parse
 from ryzen_mpi.scaling.spec import Spec
+from ryzen_mpi.sealing import digest
 from ryzen_mpi.units import duration_text, rate_text
 
 LARGEST_FILE = 64 << 20

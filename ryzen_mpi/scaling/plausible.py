@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ryzen_mpi.scaling import comparable
-from ryzen_mpi.scaling.record import Launch, content, digest, parse
+from ryzen_mpi.scaling.record import Launch, content, parse
+from ryzen_mpi.sealing import digest
 
 ROUNDING = 1e-6
 """Relative; of sums and quotients of the same numbers."""

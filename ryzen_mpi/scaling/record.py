@@ -6,12 +6,12 @@ that are what some worker measured.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
+
+from ryzen_mpi.sealing import digest
 
 MODES = ("strong", "weak")
 MOST_RANKS = 1 << 16
@@ -115,12 +115,6 @@ def content(launch: Launch) -> dict[str, Any]:
     """`launch` as JSON values, sealed with their hash; a number that is none becomes null. Pure."""
     bare = _plain(asdict(replace(launch, sha256="")))
     return bare | {"sha256": digest(bare)}
-
-
-def digest(values: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values in canonical form, "sha256" left out. Pure."""
-    bare = {key: value for key, value in values.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def parse(values: Any) -> Launch:

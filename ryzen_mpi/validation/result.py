@@ -6,12 +6,12 @@ gate judges the same recorded result by any set of them.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from ryzen_mpi.sealing import digest
 
 FORMAT = 1
 STATUSES = ("measured", "not measurable", "failed", "timeout", "interrupted")
@@ -121,19 +121,13 @@ class Damaged(ValueError):
 def seal(result: Result) -> dict[str, Any]:
     """`result` as JSON values with the SHA-256 of its canonical form in "sha256". Pure."""
     content = plain(asdict(result))
-    return content | {"sha256": digest(content)}
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values in canonical form, "sha256" left out. Pure."""
-    bare = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return content | {"sha256": digest(content, allow_nan=False)}
 
 
 def unseal(content: Any) -> Result:
     """The result that `seal` made `content` from. Pure. Raises Damaged."""
     try:
-        if content["sha256"] != digest(content):
+        if content["sha256"] != digest(content, allow_nan=False):
             raise Damaged("its hash does not fit: it was changed after it was written")
         if content["format"] != FORMAT:
             raise Damaged(f"format {content['format']}, and this program reads {FORMAT}")

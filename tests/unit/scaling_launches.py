@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ryzen_mpi.scaling.record import Launch, digest, parse
+from ryzen_mpi.scaling.record import Launch, parse
+from ryzen_mpi.sealing import digest
 
 RECORDED = Path(__file__).parent / "golden" / "scaling_launches.json"
 CORE_MHZ = 2600.0
