@@ -85,7 +85,7 @@ def case(name: str, options: argparse.Namespace, folder: Path, nodes: Any, in_la
     )
     total = TOTAL * max(1, load_settings(options.profile, words).training.batch_size // 8)
     modes = {"weak": words, "strong": (*words, f"training.global_batch={total}")}
-    rows = trial.predicted(calibration, options.profile, modes, RANKS, per_node, one_machine=in_lab)
+    rows = trial.predicted(calibration, options.profile, modes, RANKS, per_node)
     trial.write_down(rows, folder / f"predicted-{name}.json")
     request = Request(
         options.profile, words, calibration.threads, **turns, parts=(), shares=(), folder=str(folder), answer=""

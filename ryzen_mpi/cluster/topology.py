@@ -6,11 +6,13 @@ MPI is not asked: hwloc can be told any topology, sysfs is what the kernel sched
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 SYSFS = Path("/sys/devices/system")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,17 @@ class Memory:
     total_bytes: int
     available_bytes: int
     reason: str
+
+
+def machine_id() -> str:
+    """The same for all nodes that are only names and share one kernel, and so its cores: namespaces, containers. Local.
+
+    Where the kernel tells nothing, the node's name. Virtual machines look like machines.
+    """
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return socket.gethostname()
 
 
 def read_memory(cgroup_root: Path = Path("/sys/fs/cgroup")) -> Memory:

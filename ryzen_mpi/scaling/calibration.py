@@ -120,6 +120,11 @@ class Calibration:
     parameters: Parameters | None = None
     failures: Mapping[str, Any] | None = None
 
+    @property
+    def one_machine(self) -> bool:
+        """Whether its nodes were names only that share one machine's cores, as in the test lab."""
+        return any(launch.get("machines", launch["nodes"]) < launch["nodes"] for launch in self.launches)
+
     def check_model(self, settings: Settings) -> None:
         """Raises UserError where it was measured with settings whose steps take another time."""
         wanted = relevant(settings)

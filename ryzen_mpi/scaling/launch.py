@@ -22,10 +22,12 @@ from ryzen_mpi.cluster import slurm
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.supervisor import networks
 from ryzen_mpi.supervisor.launcher import MPIRUNS, SRUN, Command
+from ryzen_mpi.supervisor.leavings import remove_leavings, trips_over_leavings
 from ryzen_mpi.supervisor.policy import place
 
 PATIENCE_S = 5.0
 """Between asking a launch to end and ending it."""
+TRIES = 3
 LAUNCHED = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "PRTE_LAUNCHED", "TORCHELASTIC_", "MASTER_", "RYZEN_MPI_")
 """What a launcher sets for its ranks: a launch from within one must not take itself for one of them."""
 
@@ -125,8 +127,19 @@ def run(
 ) -> Ended:
     """Runs a command until it ends or `limit_s` is over; all that it started ends with it. Local.
 
-    `hear` is given every line of its standard error as it comes, on a thread of its own.
+    `hear` is given every line of its standard error as it comes, on a thread of its own. An mpirun that could not
+    begin because of what another one left is started again: it has started nothing.
     """
+    for _ in range(TRIES - 1):
+        ended = _run(words, limit_s, variables, cwd, hear)
+        if ended.code == 0 or ended.timed_out or not trips_over_leavings(ended.err):
+            return ended
+    return _run(words, limit_s, variables, cwd, hear)
+
+
+def _run(
+    words: Sequence[str], limit_s: float, variables: Mapping[str, str], cwd: str | None, hear: Callable[[str], object]
+) -> Ended:
     began = time.monotonic()
     process = subprocess.Popen(
         words,
@@ -155,6 +168,8 @@ def run(
     except BaseException:  # Ctrl-C is for all of it
         _end(process)
         raise
+    finally:
+        remove_leavings(process.pid)
     for reader in readers:  # a process that slipped away may hold the pipes for ever
         reader.join(PATIENCE_S)
     out, err = ("".join(said[name]) for name in ("out", "err"))

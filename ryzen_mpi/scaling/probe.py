@@ -38,6 +38,7 @@ def on_rank(world: World, request: Request) -> int:
 
     from ryzen_mpi.bench.machine import machine
     from ryzen_mpi.cluster.allocator import keep_freed_memory
+    from ryzen_mpi.cluster.topology import machine_id
     from ryzen_mpi.comm.rendezvous import process_group
     from ryzen_mpi.scaling.measures import Probe
 
@@ -45,6 +46,7 @@ def on_rank(world: World, request: Request) -> int:
     keep_freed_memory()
     with process_group(world, settings.distributed) as group:
         answer = {"ranks": world.size, "nodes": world.nodes, "threads": request.threads, "backend": group.backend}
+        answer["machines"] = len(set(world.exchange.allgather(machine_id())))
         answer["began"] = time.time()
         answer |= Probe(world, settings, request, place).measure()
         answer |= {"ended": time.time(), "machine": machine()}

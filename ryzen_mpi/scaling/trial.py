@@ -27,20 +27,19 @@ def predicted(
     modes: dict[str, Sequence[str]],
     ranks: Sequence[int],
     per_node: int,
-    one_machine: bool = False,
 ) -> list[dict[str, Any]]:
     """What the simulator says: a row for every number of ranks and mode, JSON-able. Local.
 
     Args:
         modes: settings by name of the mode.
         per_node: ranks of a full node.
-        one_machine: the nodes share one machine's cores, and ranks are not bound to them (the test lab).
     """
     settings = {mode: load_settings(config, words) for mode, words in modes.items()}
     some = next(iter(settings.values()))
     draws = draw(calibration, traffic(some, 1, 1)[0])
     link = link_of(Question(tuple(ranks)), calibration, draws[0])[0]
-    node = (calibration.cores, calibration.threads, calibration.memory_bytes, link, one_machine, one_machine)
+    floating = some.hardware.bind == "none"
+    node = (calibration.cores, calibration.threads, calibration.memory_bytes, link, floating, calibration.one_machine)
     rows = []
     for count in ranks:
         for mode, chosen in settings.items():

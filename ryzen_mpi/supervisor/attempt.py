@@ -13,6 +13,7 @@ import psutil
 
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.supervisor.guard import FIRST_ANSWER_S, die_with_parent
+from ryzen_mpi.supervisor.leavings import remove_leavings
 from ryzen_mpi.supervisor.ledger import Track
 from ryzen_mpi.supervisor.listener import Listener, Pulse
 from ryzen_mpi.supervisor.watch import AT_ONCE, Fault, Limits, all_said, judge
@@ -121,6 +122,7 @@ class Attempt:
         kill_descendants()
         while left := self._leases(time.monotonic()):
             time.sleep(min(left, TICK_S))
+        remove_leavings(self.process.pid)
         outcome.ended_s = time.monotonic() - began
         reports = [pulse.report for pulse in self.listener.pulses().values()]
         outcome.words = next((report.text for report in reports if report.phase == "stopped"), "")
@@ -226,6 +228,7 @@ def kill_descendants() -> None:
         try:
             if MARK in process.environ():  # and no question to Slurm that is under way
                 process.kill()
+                remove_leavings(process.pid)
         except psutil.Error:
             continue
 

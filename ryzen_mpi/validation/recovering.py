@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ryzen_mpi.training.state import checkpoint_state, checkpoint_tensors, resto
 from ryzen_mpi.training.step import TrainingStep
 from ryzen_mpi.validation.registry import Context
 from ryzen_mpi.validation.replicas import fingerprint
-from ryzen_mpi.validation.supervised import Supervised
+from ryzen_mpi.validation.supervised import MAIN_JOB, Supervised
 from ryzen_mpi.validation.training import make_step
 
 INTERVAL = 50
@@ -75,8 +76,11 @@ class Recovered:
     tried: int = 0
 
 
-def carry_out(context: Context, kills: int, times: int) -> Recovered:
-    """A supervised run is hit `kills` times and resized; an undisturbed one follows. Raises UserError."""
+def carry_out(context: Context, kills: int, times: int, program: Sequence[str] = MAIN_JOB) -> Recovered:
+    """A supervised run is hit `kills` times and resized; an undisturbed one follows. Raises UserError.
+
+    `program`: what follows `python` on the ranks that are hit; tests give a main job with a fault in it.
+    """
     found = Recovered(tried=times)
     words = (*WORDS, *context.overrides)
     folder = context.folder / "recovery"
@@ -85,7 +89,7 @@ def carry_out(context: Context, kills: int, times: int) -> Recovered:
     found.round_trips = round_trips(folder / "round-trips", times, words)
     context.tell(f"{found.round_trips} of {times} checkpoints came back bit for bit")
     nodes = context.nodes.count if context.nodes else 1
-    with Supervised(folder, context.ranks, -(-2 * context.ranks // nodes)) as run:
+    with Supervised(folder, context.ranks, -(-2 * context.ranks // nodes), program) as run:
         run.start(words)
         for number in range(kills):
             found.kills.append(kill_rank(run, number))
@@ -133,8 +137,8 @@ def resize(run: Supervised, found: Recovered, ranks: int) -> None:
 def compare(context: Context, run: Supervised, found: Recovered, words: tuple[str, ...]) -> None:
     """Trains the same steps undisturbed on the original ranks, and puts both side by side. Raises UserError."""
     path = context.folder / "recovery/undisturbed"
-    program = ("-m", "ryzen_mpi.train", "--run-dir", str(path), *words, f"training.max_steps={found.steps}")
-    ended = launch.launch(context.ranks, program, LIMIT_S, context.nodes)
+    job = (*MAIN_JOB, "--run-dir", str(path), *words, f"training.max_steps={found.steps}")
+    ended = launch.launch(context.ranks, job, LIMIT_S, context.nodes)
     if not (path / "COMPLETE.json").exists():
         raise UserError(f"the undisturbed run of {found.steps} steps did not end in {LIMIT_S:g} s", ended.tail())
     found.losses = read_metrics(run.files.run.metrics)["training/loss"]

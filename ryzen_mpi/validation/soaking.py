@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ryzen_mpi.cluster.topology import read_memory
@@ -15,7 +15,7 @@ from ryzen_mpi.rundir import write_atomic
 from ryzen_mpi.training.checkpoint_reading import DamagedCheckpoint, find_checkpoints, load_checkpoint
 from ryzen_mpi.validation.registry import Context
 from ryzen_mpi.validation.soaked import Soak, time_of
-from ryzen_mpi.validation.supervised import Supervised
+from ryzen_mpi.validation.supervised import MAIN_JOB, Supervised
 
 PROFILE, SAVE_INTERVAL, KEEP = "scaling_benchmark", 20, 16
 NODES = Path("/sys/devices/system/node")
@@ -29,7 +29,7 @@ WORDS = (
 """Over the profile: a source that can be learnt and does not end. Evaluations would be gaps in the rate."""
 
 
-def carry_out(context: Context, duration_s: float, program: tuple[str, ...] = ("-m", "ryzen_mpi.train")) -> Soak:
+def carry_out(context: Context, duration_s: float, program: Sequence[str] = MAIN_JOB) -> Soak:
     """Trains until the soak in the check's folder has lasted `duration_s`, all calls together. Raises UserError.
 
     `program`: what follows `python` on the ranks; tests give a main job with a fault in it.

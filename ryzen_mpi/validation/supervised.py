@@ -20,6 +20,7 @@ from ryzen_mpi.supervisor.state import load_state
 
 T = TypeVar("T")
 _LIBC, _PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
+MAIN_JOB = ("-m", "ryzen_mpi.train")
 LEAVE_S = 60.0
 """For saving and leaving, before all is killed."""
 LOOK_S = 0.05
@@ -41,7 +42,7 @@ class Supervised:
         folder: Path,
         ranks: int,
         per_node: int,
-        program: Sequence[str] = ("-m", "ryzen_mpi.train"),
+        program: Sequence[str] = MAIN_JOB,
     ) -> None:
         self.path, self.ranks, self.per_node, self.program = folder / "run", ranks, per_node, tuple(program)
         self.log = folder / "supervisor.log"

@@ -85,7 +85,7 @@ class Threshold(BaseModel):
                 f"its interval {min(ends):.6g} to {max(ends):.6g} holds the threshold: more observations",
             )
         if self.unmet == "INSUFFICIENT":
-            return "too short", f"{figure.value:.6g} of {bound:g} {self.unit}"
+            return "too short", f"{figure.value:.6g}, where {self.text} is asked"
         if self.no_go is not None and best < sign * self.no_go:
             return "no-go", f"beyond the limit {self.no_go:g} of the documents"
         return "not met", ""

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ryzen_mpi.metrics.reader import read_metrics
+from ryzen_mpi.supervisor import leavings
 from ryzen_mpi.training.checkpoint_reading import find_checkpoints
 
 REPO = Path(__file__).parents[2]
@@ -83,10 +85,16 @@ def planted(run_dir: Path | str | None, *words: str) -> list[str]:
 
 
 class Job:
-    """A started job: its process, in a session of its own so that all of it can be killed, and its output."""
+    """A started job: its process, in a session of its own so that all of it can be killed, and its output.
+
+    What mpirun keeps while it runs lies in a folder of the job's own: one that was killed leaves it, and another one
+    with its process number would not start beside that.
+    """
 
     def __init__(self, command: Sequence[str], cwd: Path, **variables: str) -> None:
         self.command = list(command)
+        self._kept = tempfile.TemporaryDirectory(prefix="mpirun-", ignore_cleanup_errors=True)
+        variables = {leavings.BASE: self._kept.name} | variables
         self.process = subprocess.Popen(
             self.command,
             cwd=cwd,
@@ -99,6 +107,8 @@ class Job:
             start_new_session=True,
         )
         self.out = self.err = ""
+        self.left: list[str] = []
+        """Once it has ended: folders that a killed mpirun left."""
 
     def wait(self, limit_s: float = LIMIT_S) -> Job:
         """Until it ends. A job that does not is killed, and the test fails with what it said."""
@@ -107,6 +117,7 @@ class Job:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"still running after {limit_s} s\n{self.said()}") from None
+        self._clear()
         return self
 
     def wait_for(self, condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
@@ -133,6 +144,11 @@ class Job:
                 continue
         self.process.kill()
         self.out, self.err = self.process.communicate(timeout=30)
+        self._clear()
+
+    def _clear(self) -> None:
+        self.left = sorted(path.name for path in Path(self._kept.name).glob("ompi.*"))
+        self._kept.cleanup()
 
     @property
     def code(self) -> int:

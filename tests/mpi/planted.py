@@ -13,6 +13,7 @@ full:K,L,..  the disk is full when the checkpoints of steps K, L, ... are writte
 data:S       preparing the data takes S seconds longer
 segv:R@K     rank R reads what is not its own in step K
 gil:R@K      rank R waits in step K, for ever, without letting the interpreter's lock go
+forget:all   the optimiser's moments are zero before the first step
 
 `what#E:…` is planted in the supervisor's attempt E alone.
 """
@@ -45,6 +46,10 @@ def due(name: str, step: TrainingStep) -> bool:
 
 def run(self: TrainingStep, stop: int = 0):
     time.sleep(float(PLANTED.get("sleep", "0")))
+    if PLANTED.pop("forget", ""):
+        for name, vector in self.strategy.vectors():
+            if name in ("first", "second"):
+                vector.zero_()
     if due("raise", self):
         raise ArithmeticError("planted: the sum does not add up")
     if due("kill", self):

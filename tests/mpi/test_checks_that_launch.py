@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from launch import HERE, environment
@@ -13,7 +14,10 @@ from supervised import gone, processes, records
 from ryzen_mpi.cluster.phases import phase
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling.launch import Nodes
+from ryzen_mpi.validation import convergence
+from ryzen_mpi.validation.checks.reliability import findings as recovered
 from ryzen_mpi.validation.checks.soak import findings as soaked
+from ryzen_mpi.validation.recovering import carry_out as hit
 from ryzen_mpi.validation.registry import Context, find
 from ryzen_mpi.validation.soaking import carry_out
 
@@ -48,6 +52,17 @@ def test_more_processes_than_cores_learn_the_same_and_it_is_said(tmp_path):
     found = find("convergence_wide").run(context(tmp_path, ranks="3", steps=4))
     (figure,) = found.figures
     assert figure.name == "deterministic_error_3" and figure.value <= 1e-12 and figure.n == 4
+
+
+def test_a_rank_that_learns_nothing_is_found_at_three_processes(tmp_path, monkeypatch):
+    sound = convergence.deterministic
+
+    def frozen(ranks, steps):
+        return replace(sound(ranks, steps), fault="frozen" if ranks > 1 else "")
+
+    monkeypatch.setattr(convergence, "deterministic", frozen)
+    (figure,) = find("convergence_wide").run(context(tmp_path, ranks="3", steps=4)).figures
+    assert figure.value > 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +134,13 @@ def test_a_killed_rank_comes_back_and_the_losses_are_those_of_an_undisturbed_run
     assert figures["recovered_loss_difference"] == 0 and figures["recovered_checkpoints_equal"] == 1
     assert figures["resized_loss_difference"] < 1e-9 and figures["resize_s"] > 0
     assert figures["checkpoint_round_trips"] == 1 and figures["partition_recovery_s"] is None
+
+
+def test_a_restart_that_forgets_the_moments_is_found(tmp_path, monkeypatch):
+    """Training goes on and looks healthy: only the undisturbed run beside it tells."""
+    monkeypatch.setenv("PLANTED", "forget#2:all")
+    found = recovered(hit(context(tmp_path / "f"), 1, 1, (str(HERE / "planted.py"),)), 2)
+    figures = values(found)
+    assert figures["ranks_after_kill"] == RANKS
+    assert figures["recovered_loss_difference"] > 1e-6 and figures["recovered_checkpoints_equal"] < 1
+    assert any("differ from those of the undisturbed run" in text for text in found.problems), found.problems

@@ -128,6 +128,7 @@ def test_a_stopped_rank_two_killed_at_once_and_a_killed_launcher(two, tmp_path):
     assert [a["cause"] for a in faults] == ["stopped", "killed", "launcher"], job.said()
     assert faults[0]["seen_s"] <= TIMEOUT_S + HUNG_S and "rank 1" in faults[0]["evidence"]
     assert faults[1]["seen_s"] <= SEEN_S and faults[2]["seen_s"] <= SEEN_S
+    assert job.left == []  # of the killed launcher
 
 
 # -- launchers that lie -----------------------------------------------------------------------------------------------
