@@ -61,6 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lab", action="store_true", help="on the four hosts of the test lab, a rank each")
     parser.add_argument("--mbit", type=int, nargs="+", default=[50, 200, 1000], help="bandwidths of the lab")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
+    parser.add_argument("--keep", metavar="DIR", help="keep calibrations and launches there, to try the model on")
     parser.add_argument("--inside", metavar="FILE", help=argparse.SUPPRESS)  # the lab job's part
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE")
     return parser.parse_intermixed_args()
@@ -83,6 +84,9 @@ def case(name: str, options: argparse.Namespace, folder: Path, nodes: Any, in_la
     calibration = calibrate(
         options.profile, words, folder, per_node=per_node, launches=options.launches, nodes=nodes, tell=tell, **turns
     )
+    if options.keep:
+        Path(options.keep).mkdir(parents=True, exist_ok=True)
+        calibration.write(Path(options.keep) / f"{name}-calibration.json")
     total = TOTAL * max(1, load_settings(options.profile, words).training.batch_size // 8)
     modes = {"weak": words, "strong": (*words, f"training.global_batch={total}")}
     rows = trial.predicted(calibration, options.profile, modes, RANKS, per_node)
@@ -92,6 +96,8 @@ def case(name: str, options: argparse.Namespace, folder: Path, nodes: Any, in_la
     )
     for line in trial.measure(rows, request, nodes, lambda ranks: 1 if in_lab else ranks, options.launches):
         tell(line)
+    if options.keep:
+        trial.write_down(rows, Path(options.keep) / f"{name}-rows.json")
     return [{"case": name} | trial.compared(row) for row in rows]
 
 

@@ -69,9 +69,9 @@ class MpiExchange:
     def allgather(self, value: Any) -> list[Any]:
         mine = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
         counts = np.empty(self.comm.size, dtype=np.int64)
-        _wait(self.comm.Iallgather(np.array([mine.size], dtype=np.int64), counts))
+        wait(self.comm.Iallgather(np.array([mine.size], dtype=np.int64), counts))
         everyone = np.empty(int(counts.sum()), dtype=np.uint8)
-        _wait(self.comm.Iallgatherv(mine, (everyone, counts)))
+        wait(self.comm.Iallgatherv(mine, (everyone, counts)))
         parts = np.split(everyone, np.cumsum(counts)[:-1])
         return [json.loads(part.tobytes()) for part in parts]
 
@@ -85,15 +85,16 @@ class MpiExchange:
         from mpi4py import MPI
 
         if not MPI.Is_finalized():
-            _wait(self.comm.Ibarrier())  # a rank that finalises early makes Open MPI report the others
+            wait(self.comm.Ibarrier())  # a rank that finalises early makes Open MPI report the others
             MPI.Finalize()
 
 
-def _wait(request: Any) -> None:
+def wait(request: Any) -> None:
     """Waits without taking a core: a blocking call of MPI spins, and rank 0 may take minutes to prepare a corpus.
 
     On cores that ranks share, those that spin keep the one they wait for from its work (16 ranks on 2 cores stood still
-    for a minute).
+    for a minute), and `mpi_yield_when_idle` makes it worse beside one that does not yield: since Linux 6.18 a yield
+    gives up a whole time slice, so that a rank which polls for what arrives gets a few microseconds of it in each.
     """
     doze_s = 0.0
     while not request.Test():

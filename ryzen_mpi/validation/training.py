@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ryzen_mpi.cluster.exchange import wait
 from ryzen_mpi.cluster.placement import bind_ranks
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.comm.rendezvous import process_group
@@ -162,7 +163,7 @@ def summed_on_leader(world: World, vector: Tensor) -> Tensor:
         return vector.clone()
     if world.comm is not None:
         rows = np.empty((world.size, vector.numel())) if world.is_leader else None
-        world.comm.Gather(vector.numpy(), rows, root=0)
+        wait(world.comm.Igather(vector.numpy(), rows, root=0))
         return torch.from_numpy(rows.sum(axis=0)) if rows is not None else torch.zeros_like(vector)
     parts = [torch.empty_like(vector) for _ in range(world.size)] if world.is_leader else None
     dist.gather(vector, parts, dst=0)

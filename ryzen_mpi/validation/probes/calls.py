@@ -18,6 +18,7 @@ from ryzen_mpi.bench.prepared import Prepared
 from ryzen_mpi.bench.run import agreed_buffers, prepare_side
 from ryzen_mpi.bench.sides import Side, open_sides
 from ryzen_mpi.bench.validate import wrong_elements
+from ryzen_mpi.cluster.exchange import wait
 from ryzen_mpi.cluster.world import World
 
 LATE_S = 0.05
@@ -80,7 +81,7 @@ def left_early(world: World, barrier: Callable[[], object]) -> int:
     """
     comm, early = world.comm, 0
     for late in range(comm.size):
-        comm.Barrier()
+        wait(comm.Ibarrier())
         if comm.rank != late:
             barrier()
             comm.Send(bytearray(1), late, LEFT)
