@@ -5,10 +5,12 @@
 
 Every prediction is written down before the launches it is about. A case is calibrated, predicted and measured before
 the next one begins. `error` is predicted over measured throughput less 1, the measured one being the median of the
-launches; `within` tells whether that lies in the 95 % band of one launch. On a machine with fewer cores than ranks the
-ranks take turns on cores, which the calibration measures with two ranks on one core: the figures test the model, they
-say nothing about scaling. In the lab four hosts share the cores of this machine, one rank each, and the network of the
-first is limited both ways. Run it on an idle machine only.
+launches; `within` tells whether that lies in the 95 % band of one launch. Beside every launch that is measured, one of
+a single rank tells the machine's pace against that of the calibration, which changes where others use it as well:
+`error_at_pace` is what the model itself is off by. On a machine with fewer cores than ranks the ranks take turns on
+cores, which the calibration measures with two ranks on one core: the figures test the model, they say nothing about
+scaling. In the lab four hosts share the cores of this machine, one rank each, and the network of the first is limited
+both ways. Run it on an idle machine only.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import common
@@ -87,41 +90,57 @@ def case(name: str, options: argparse.Namespace, folder: Path, nodes: Any, in_la
     if options.keep:
         Path(options.keep).mkdir(parents=True, exist_ok=True)
         calibration.write(Path(options.keep) / f"{name}-calibration.json")
-    total = TOTAL * max(1, load_settings(options.profile, words).training.batch_size // 8)
+    settings = load_settings(options.profile, words)
+    total = TOTAL * max(1, settings.training.batch_size // 8)
     modes = {"weak": words, "strong": (*words, f"training.global_batch={total}")}
     rows = trial.predicted(calibration, options.profile, modes, RANKS, per_node)
     trial.write_down(rows, folder / f"predicted-{name}.json")
     request = Request(
         options.profile, words, calibration.threads, **turns, parts=(), shares=(), folder=str(folder), answer=""
     )
+    batch, paces = settings.training.batch_size, []
     for line in trial.measure(rows, request, nodes, lambda ranks: 1 if in_lab else ranks, options.launches):
         tell(line)
+        paces.append(trial.pace(calibration, request, nodes, batch))
     if options.keep:
         trial.write_down(rows, Path(options.keep) / f"{name}-rows.json")
-    return [{"case": name} | trial.compared(row) for row in rows]
+    return [judged(name, trial.compared(row), median(paces)) for row in rows]
+
+
+def judged(name: str, row: dict[str, Any], pace: float) -> dict[str, Any]:
+    """The row with its error were the machine as it was when calibrated. Pure."""
+    error = row["predicted"]["value"] * pace / row["measured"] - 1
+    return {"case": name, **row, "pace": pace, "error_at_pace": error}
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Over all predictions: how many, the median and largest error, and the share within the band."""
-    from statistics import median
-
-    errors = [abs(row["error"]) for row in rows]
+    errors, at_pace = ([abs(row[key]) for row in rows] for key in ("error", "error_at_pace"))
     within = sum(row["within"] for row in rows) / len(rows)
-    return {"n": len(rows), "median_error": median(errors), "largest_error": max(errors), "within_band": within}
+    return {
+        "n": len(rows),
+        "median_error": median(errors),
+        "largest_error": max(errors),
+        "median_error_at_pace": median(at_pace),
+        "within_band": within,
+    }
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         band = row["predicted"]
         said = f"{band['value']:8.1f} samples/s ({band['low']:.1f} to {band['high']:.1f})"
+        error, at_pace = 100 * row["error"], 100 * row["error_at_pace"]
         print(
             f"{row.get('mbit', ''):>5} {row['case']:9} {row['mode']:6} {row['ranks']} ranks: predicted {said}, did "
-            f"{row['measured']:8.1f}, error {100 * row['error']:+6.1f} %, {'within' if row['within'] else 'OUTSIDE'}"
+            f"{row['measured']:8.1f}, error {error:+6.1f} % ({at_pace:+.1f} % at the pace of a rank meanwhile), "
+            f"{'within' if row['within'] else 'OUTSIDE'}"
         )
     found = summary(rows)
+    errors = [100 * found[name] for name in ("median_error", "largest_error", "median_error_at_pace")]
     print(
-        f"{found['n']} predictions: median error {100 * found['median_error']:.1f} %, largest "
-        f"{100 * found['largest_error']:.1f} %, {100 * found['within_band']:.0f} % within the band",
+        f"{found['n']} predictions: median error {errors[0]:.1f} %, largest {errors[1]:.1f} %; median at the pace of a "
+        f"rank meanwhile {errors[2]:.1f} %; {100 * found['within_band']:.0f} % within the band",
         flush=True,
     )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from ryzen_mpi.rundir import write_atomic
 from ryzen_mpi.scaling.calibrate import probe
@@ -75,8 +77,6 @@ def measure(
 
     `request`: what a launch is asked, with the folder; its parts and shares are filled in here. Yields a line a launch.
     """
-    from dataclasses import replace
-
     for ranks in sorted({row["ranks"] for row in rows}):
         mine = [row for row in rows if row["ranks"] == ranks]
         asked = replace(request, parts=("together",), shares=tuple(sorted({row["share"] for row in mine})))
@@ -86,6 +86,19 @@ def measure(
                 turn_s = answer["cells"][f"together:{row['share']}"]["turn_s"]
                 row["launches"].append(ranks * row["share"] * len(turn_s) / sum(turn_s))
             yield f"measured {number + 1} of {launches} on {ranks} ranks"
+
+
+def pace(calibration: Calibration, request: Request, nodes: Nodes, batch: int) -> float:
+    """How fast a rank alone is now, times as fast as when the calibration was measured. Local. Raises UserError.
+
+    A machine that others use too changes from minute to minute; a launch of one rank beside every other one tells an
+    error of the model from a change of the machine. `batch`: samples of the step that is compared, a calibrated size.
+    """
+    asked = replace(request, parts=("compute",), shares=(batch,))
+    now, before = probe(1, asked, nodes, 1), [each for each in calibration.launches if each["ranks"] == 1]
+    seconds = [median(np.ravel(each["cells"][f"alone:{batch}"]["rank_s"])) for each in (now, *before)
+               if each["threads"] == calibration.threads]  # fmt: skip
+    return float(median(seconds[1:]) / seconds[0])
 
 
 def compared(row: dict[str, Any]) -> dict[str, Any]:

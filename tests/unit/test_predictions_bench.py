@@ -41,7 +41,7 @@ class Machine:
         rows = [{"bytes": n, "s": [direct(n, 2, NETWORK)] * 5} for n in (65536, 1 << 20, 8 << 20)]
         for share in calibrations.SHARES:
             answer["cells"][f"together:{share}"]["turn_s"] = [self.step(2, share)] * 6
-        return answer | {"nodes": 2, "collective": rows}
+        return answer | {"nodes": 2, "machines": 1, "collective": rows}
 
     def step(self, ranks, share):
         load = max(1.0, ranks / CORES) if self.lab else -(-ranks // CORES)
@@ -50,7 +50,7 @@ class Machine:
 
 
 def options(**changes):
-    given = dict(launches=3, rounds=6, steps=3, profile="scaling_benchmark", overrides=[], case=["float32"])
+    given = dict(launches=3, rounds=6, steps=3, profile="scaling_benchmark", overrides=[], case=["float32"], keep=None)
     return argparse.Namespace(**given | changes)
 
 
@@ -78,16 +78,22 @@ def test_a_planted_machine_is_predicted_within_10_percent_and_the_band(machine, 
     assert [row["predicted"] for row in before] == [row["predicted"] for row in rows]
     measured = [asked for asked in made.asked if asked[0] > 2]
     assert measured == [(3, 1 if lab else 3)] * 3 + [(4, 1 if lab else 4)] * 3
-    assert all(asked[0] <= 2 for asked in made.asked[: -len(measured)])  # none of them before the calibration's end
+    calibrated = made.asked[: made.asked.index(measured[0])]
+    assert len(calibrated) >= 6  # none of them before the calibration's end, and a single rank beside each
+    assert made.asked[len(calibrated) :] == [each for one in measured for each in (one, (1, 1))]
+    assert all(abs(row["pace"] - 1) < 0.1 and abs(row["error_at_pace"]) < 0.1 for row in rows)
     if lab:
         assert max(row["parts"]["between nodes"] for row in rows) > 0.3
 
 
 def test_an_error_beyond_the_band_is_counted():
     rows = [
-        trial.compared({"launches": launches, "predicted": {"value": 10.0, "low": 9.0, "high": 11.0}})
+        predictions.judged(
+            "x", trial.compared({"launches": launches, "predicted": {"value": 10.0, "low": 9.0, "high": 11.0}}), 2.0
+        )
         for launches in ([10.0, 10.0, 50.0], [20.0], [9.5])
     ]
     assert [row["within"] for row in rows] == [True, False, True]
     found = predictions.summary(rows)
+    assert rows[1]["error_at_pace"] == 0  # a machine twice as fast as when calibrated
     assert found["largest_error"] == 0.5 and found["within_band"] == pytest.approx(2 / 3)
