@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ryzen_mpi.bench.options import DataType
 from ryzen_mpi.bench.prepared import Prepared, Unavailable
+from ryzen_mpi.cluster.exchange import wait
 
 SUMS = ("all_reduce", "reduce_scatter", "ring_all_reduce", "tree_all_reduce")
 _LATE_S = 0.005
@@ -70,7 +71,7 @@ def wrong_elements(comm: Any, prepared: Prepared, operation: str, datatype: Data
         who, start = (0, prepared.input_start) if operation == "all_gather" else (rank, 0)
         tensor.copy_(pattern(who, number, start, tensor.numel(), below))
     for call in prepared.calls:
-        comm.Barrier()
+        wait(comm.Ibarrier())  # and not spinning: Gloo's threads need the cores
         call()
     wrong = 0
     for number, tensor in enumerate(prepared.outputs):
@@ -78,7 +79,7 @@ def wrong_elements(comm: Any, prepared: Prepared, operation: str, datatype: Data
         answer = expected(operation, rank, ranks, number, prepared.output_start, tensor.numel(), below, peer, elements)
         wrong += int((tensor != answer.to(tensor.dtype)).sum())
     total = np.array([wrong], dtype=np.int64)
-    comm.Allreduce(MPI.IN_PLACE, total)
+    wait(comm.Iallreduce(MPI.IN_PLACE, total))
     return int(total[0])
 
 
@@ -86,7 +87,7 @@ def _left_early(comm: Any, prepared: Prepared) -> int:
     """Ranks that left the barrier before the last had come, each being late once; by the clock of one node."""
     early = 0
     for late in range(comm.size):
-        comm.Barrier()
+        wait(comm.Ibarrier())
         if comm.rank == late:
             time.sleep(_LATE_S)
         came = time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -21,6 +21,8 @@ CONFIDENCE = 0.90
 GLOBAL_BATCH = 48
 """Samples a step: 1, 2, 3, 4, 6, 8, 12 and 16 ranks have equal shares."""
 SMOOTH = 5
+LEAST_STEPS = 2 * SMOOTH
+"""Below, a curve smoothed over SMOOTH steps has no course to deviate from."""
 FIRST_SEED = 1000
 WORDS = (
     *("data.source=markov", "data.num_samples=1000000", "model.vocab_size=32", "model.embedding_dim=32"),

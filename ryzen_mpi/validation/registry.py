@@ -46,6 +46,13 @@ class Context:
     options: dict[str, Any] = field(default_factory=dict)
     tell: Callable[[str], object] = lambda line: None
 
+    def count(self, name: str, default: int, least: int = 1) -> int:
+        """The option `name` of the check, a whole number from `least` on. Local. Raises UserError."""
+        value = self.options.get(name, default)
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"--option {name}={value}: not a whole number from {least} on", f"default: {default}")
+        return value
+
 
 @dataclass(frozen=True)
 class Check:

@@ -34,7 +34,7 @@ def carry_out(context: Context, duration_s: float, program: Sequence[str] = MAIN
 
     `program`: what follows `python` on the ranks; tests give a main job with a fault in it.
     """
-    interval = int(context.options.get("save_interval", SAVE_INTERVAL))
+    interval = context.count("save_interval", SAVE_INTERVAL)
     profile = str(context.options.get("profile", PROFILE))
     words = ("--config", profile, *WORDS, f"training.save_interval={interval}", *context.overrides)
     looks = Looks(context.folder)

@@ -11,7 +11,7 @@ from tests.lab.jobs import REPO
 
 WORDS = ("distributed.timeout_s=60",)
 """Up to 16 ranks start on this machine's few cores: they come to their first collectives far apart."""
-SHORT = ("--duration", "30s", "--option", "steps=3", "--option", "repeats=2", "--option", "launches=2")
+SHORT = ("--duration", "30s", "--option", "steps=12", "--option", "repeats=2", "--option", "launches=2")
 """Every check, as short as it makes sense."""
 LIMIT_S = 3600.0
 

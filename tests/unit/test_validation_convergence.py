@@ -8,8 +8,12 @@ import math
 import numpy as np
 import pytest
 
+from ryzen_mpi.cluster.phases import phase
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.scaling.launch import Nodes
 from ryzen_mpi.validation.checks.convergence import judge
 from ryzen_mpi.validation.convergence import gap, largest_difference, rise, share_words, statistical, steps_to
+from ryzen_mpi.validation.registry import Context, find
 from ryzen_mpi.validation.trainings import Curve
 
 SEEDS, STEPS, RANKS = 6, 60, 4
@@ -144,3 +148,18 @@ def test_a_rank_has_its_share_in_so_many_micro_batches(ranks):
         size = int(share_words(ranks, parts)[0].partition("=")[2])
         assert size * ranks * parts >= 48 > (size - 1) * ranks * parts
     assert {training.fault for training in statistical(ranks, 2, 5, "float32", "again")} == {""}
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 3}, {"seeds": 1}, {"steps": "many"}, {"first_seed": -1}, {"steps": 12.5}]
+)
+def test_options_that_say_nothing_are_refused_before_anything_is_trained(tmp_path, options):
+    (name, value), *_ = options.items()
+    with pytest.raises(UserError, match=f"--option {name}={value}: not a whole number from "):
+        find("convergence").run(Context(phase("1"), 4, tmp_path, None, Nodes(), (), options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_ranks_that_are_none_are_refused(tmp_path):
+    with pytest.raises(UserError, match="ranks=8,x: not numbers of ranks"):
+        find("convergence_wide").run(Context(phase("1"), 4, tmp_path, None, Nodes(), (), {"ranks": "8,x"}))

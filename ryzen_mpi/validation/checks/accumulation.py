@@ -19,7 +19,7 @@ def accumulation(context: Context) -> Findings:
     """Collective. Options: steps."""
     from ryzen_mpi.validation.accumulation import EFFECTIVE, MICRO, measure
 
-    steps = int(context.options.get("steps", STEPS))
+    steps = context.count("steps", STEPS)
     seen, counts = measure(context, steps)
     ranks = len(counts.by_rank)
     each = EFFECTIVE / (MICRO * ranks)

@@ -28,9 +28,9 @@ def convergence(context: Context) -> Findings:
     """Two launches, one of one rank. Options: seeds (pairs), first_seed, steps (of each), exact_steps."""
     from ryzen_mpi.validation import convergence as measure
 
-    seeds, steps = int(context.options.get("seeds", SEEDS)), int(context.options.get("steps", STEPS))
-    first = int(context.options.get("first_seed", measure.FIRST_SEED))
-    exact, ranks = int(context.options.get("exact_steps", EXACT_STEPS)), context.ranks
+    seeds, steps = context.count("seeds", SEEDS, 2), context.count("steps", STEPS, measure.LEAST_STEPS)
+    first = context.count("first_seed", measure.FIRST_SEED, 0)
+    exact, ranks = context.count("exact_steps", EXACT_STEPS), context.ranks
     words = (*measure.WORDS, *context.overrides)
 
     def train(count: int, kinds: tuple[str, ...]) -> dict[str, Curve]:

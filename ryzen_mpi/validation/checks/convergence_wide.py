@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ryzen_mpi.errors import UserError
 from ryzen_mpi.validation.registry import Context, check
 from ryzen_mpi.validation.result import Findings, Measured
 
@@ -21,8 +22,11 @@ def convergence_wide(context: Context) -> Findings:
 
     from ryzen_mpi.validation import convergence as measure
 
-    wide = [int(word) for word in str(context.options.get("ranks", RANKS)).split(",")]
-    steps = int(context.options.get("steps", STEPS))
+    words = str(context.options.get("ranks", RANKS)).split(",")
+    if not all(word.isdigit() and int(word) > 1 for word in words):
+        raise UserError(f"--option ranks={','.join(words)}: not numbers of ranks above 1", f"as in ranks={RANKS}")
+    wide = [int(word) for word in words]
+    steps = context.count("steps", STEPS)
     words = (*measure.WORDS, "hardware.num_threads=1", *context.overrides)
     count = context.nodes.count if context.nodes else 1
     cores = len(os.sched_getaffinity(0)) * count

@@ -26,7 +26,7 @@ def gradient_sync(context: Context) -> Findings:
     from ryzen_mpi.validation.synchronisation import Inspection
     from ryzen_mpi.validation.training import connected
 
-    steps = int(context.options.get("steps", STEPS))
+    steps = context.count("steps", STEPS)
     words = ["training.gradient_accumulation_steps=2"]
     if "backend" in context.options:
         words.append(f"distributed.backend={context.options['backend']}")

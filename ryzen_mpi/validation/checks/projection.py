@@ -18,7 +18,7 @@ def projection(context: Context) -> Findings:
     from ryzen_mpi.scaling.request import Request
 
     assert context.nodes is not None
-    launches, ranks = int(context.options.get("launches", LAUNCHES)), context.ranks
+    launches, ranks = context.count("launches", LAUNCHES), context.ranks
     per_node = -(-ranks // context.nodes.count)
     turns = {"rounds": ROUNDS, "steps": STEPS}
     calibration = calibrate(

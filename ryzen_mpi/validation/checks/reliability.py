@@ -25,8 +25,8 @@ def reliability(context: Context) -> Findings:
     """A supervised run that is hit, and an undisturbed one. Options: kills, round_trips."""
     from ryzen_mpi.validation.recovering import carry_out, cores
 
-    kills = int(context.options.get("kills", KILLS))
-    found = carry_out(context, kills, int(context.options.get("round_trips", ROUND_TRIPS)))
+    kills = context.count("kills", KILLS, 0)
+    found = carry_out(context, kills, context.count("round_trips", ROUND_TRIPS, 0))
     count = context.nodes.count if context.nodes else 1
     return findings(found, cores() * count)
 

@@ -33,8 +33,8 @@ def scaling(context: Context) -> Findings:
         sorted({1, a_node, before, context.ranks} - {0}),
         ("strong", "weak"),
         context.nodes,
-        int(context.options.get("repeats", REPEATS)),
-        int(context.options.get("steps", STEPS)),
+        context.count("repeats", REPEATS),
+        context.count("steps", STEPS),
     )
     kept = measure(plan, context.folder / "launches", context.nodes, context.tell)
     found = report(kept.launches, dict.fromkeys(plan.modes, plan.ranks), kept.failed, kept.values)

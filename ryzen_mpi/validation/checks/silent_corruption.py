@@ -24,7 +24,7 @@ def silent_corruption(context: Context) -> Findings:
 
     words = [f"distributed.backend={context.options['backend']}"] if "backend" in context.options else []
     with connected(context, words) as (world, _):
-        tally = verify(world, int(context.options.get("repeats", REPEATS)))
+        tally = verify(world, context.count("repeats", REPEATS))
         tallies = world.exchange.allgather([tally.wrong, tally.bytes, tally.told])
     wrong, checked = sum(each[0] for each in tallies), sum(each[1] for each in tallies)
     told = f"{tally.reductions} all-reduces of {min(SIZES)} to {max(SIZES)} elements, every element on every rank"

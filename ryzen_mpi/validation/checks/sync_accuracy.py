@@ -24,7 +24,7 @@ def sync_accuracy(context: Context) -> Findings:
     from ryzen_mpi.validation.counting import count_steps
     from ryzen_mpi.validation.statistics import share_bound, trials_for
 
-    counted, differences = count_steps(context, int(context.options.get("steps", STEPS)))
+    counted, differences = count_steps(context, context.count("steps", STEPS))
     bound = share_bound(counted.clean, counted.steps, CONFIDENCE)
     needed = trials_for(CLAIM, CONFIDENCE)
     proves = (
