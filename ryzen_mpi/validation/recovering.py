@@ -138,7 +138,8 @@ def compare(context: Context, run: Supervised, found: Recovered, words: tuple[st
     """Trains the same steps undisturbed on the original ranks, and puts both side by side. Raises UserError."""
     path = context.folder / "recovery/undisturbed"
     job = (*MAIN_JOB, "--run-dir", str(path), *words, f"training.max_steps={found.steps}")
-    ended = launch.launch(context.ranks, job, LIMIT_S, context.nodes)
+    # on the same nodes: ranks that are divided among them otherwise add up in another order
+    ended = launch.launch(context.ranks, job, LIMIT_S, context.nodes, run.per_node)
     if not (path / "COMPLETE.json").exists():
         raise UserError(f"the undisturbed run of {found.steps} steps did not end in {LIMIT_S:g} s", ended.tail())
     found.losses = read_metrics(run.files.run.metrics)["training/loss"]
