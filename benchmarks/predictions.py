@@ -84,14 +84,23 @@ def case(name: str, options: argparse.Namespace, folder: Path, nodes: Any, in_la
     def tell(text: str) -> None:
         print(f"  {name}: {text}", flush=True)
 
+    settings = load_settings(options.profile, words)
+    total = TOTAL * max(1, settings.training.batch_size // 8)
+    shares = tuple(total // ranks for ranks in RANKS)
     calibration = calibrate(
-        options.profile, words, folder, per_node=per_node, launches=options.launches, nodes=nodes, tell=tell, **turns
+        options.profile,
+        words,
+        folder,
+        per_node=per_node,
+        launches=options.launches,
+        nodes=nodes,
+        shares=shares,
+        tell=tell,
+        **turns,
     )
     if options.keep:
         Path(options.keep).mkdir(parents=True, exist_ok=True)
         calibration.write(Path(options.keep) / f"{name}-calibration.json")
-    settings = load_settings(options.profile, words)
-    total = TOTAL * max(1, settings.training.batch_size // 8)
     modes = {"weak": words, "strong": (*words, f"training.global_batch={total}")}
     rows = trial.predicted(calibration, options.profile, modes, RANKS, per_node)
     trial.write_down(rows, folder / f"predicted-{name}.json")

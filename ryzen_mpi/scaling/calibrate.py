@@ -17,7 +17,7 @@ from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling.calibration import Calibration, relevant
 from ryzen_mpi.scaling.launch import Nodes, launch
-from ryzen_mpi.scaling.request import PARTS, Request
+from ryzen_mpi.scaling.request import PARTS, Request, shares_around
 from ryzen_mpi.settings import load_settings
 
 LIMIT_S = 1800.0
@@ -47,11 +47,13 @@ def calibrate(
     steps: int = STEPS,
     nodes: Nodes | None = None,
     failures: Mapping[str, Any] | None = None,
+    shares: Sequence[int] = (),
     tell: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
     """A calibration for `per_node` ranks a node, from `launches` launches each of one and of two ranks. Local.
 
     In an allocation of several nodes also from as many of two ranks on two nodes, and only so for one rank a node.
+    `shares`: samples a rank and step that are going to be predicted, measured on one rank beside the usual sizes.
     `folder`: where probes and their checkpoints are written; all nodes must see it. Raises UserError.
     """
     nodes, settings = nodes or Nodes(), load_settings(config, overrides)
@@ -69,7 +71,8 @@ def calibrate(
                 f"launch {len(found) + 1} of {launches * len(plan)}: {ranks} ranks"
                 + (", apart" if each < ranks else "")
             )
-            asked = Request(config, tuple(overrides), threads, rounds, steps, parts, (), str(folder), "")
+            sizes = tuple(sorted({*shares_around(settings.training.batch_size), *shares})) if ranks == 1 else ()
+            asked = Request(config, tuple(overrides), threads, rounds, steps, parts, sizes, str(folder), "")
             found.append(probe(ranks, asked, nodes, each))
     if threads != cores:
         tell(f"one rank with all {cores} threads")
