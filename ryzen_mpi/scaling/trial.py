@@ -95,10 +95,10 @@ def pace(calibration: Calibration, request: Request, nodes: Nodes, batch: int) -
     error of the model from a change of the machine. `batch`: samples of the step that is compared, a calibrated size.
     """
     asked = replace(request, parts=("compute",), shares=(batch,))
-    now, before = probe(1, asked, nodes, 1), [each for each in calibration.launches if each["ranks"] == 1]
-    seconds = [median(np.ravel(each["cells"][f"alone:{batch}"]["rank_s"])) for each in (now, *before)
-               if each["threads"] == calibration.threads]  # fmt: skip
-    return float(median(seconds[1:]) / seconds[0])
+    before = [each for each in calibration.launches if each["ranks"] == 1 and each["threads"] == calibration.threads]
+    launches = (probe(1, asked, nodes, 1), *before)
+    now_s, *before_s = (median(np.ravel(each["cells"][f"alone:{batch}"]["rank_s"])) for each in launches)
+    return float(median(before_s) / now_s)
 
 
 def compared(row: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,10 @@ def convergence_wide(context: Context) -> Findings:
 
     from ryzen_mpi.validation import convergence as measure
 
-    words = str(context.options.get("ranks", RANKS)).split(",")
-    if not all(word.isdigit() and int(word) > 1 for word in words):
-        raise UserError(f"--option ranks={','.join(words)}: not numbers of ranks above 1", f"as in ranks={RANKS}")
-    wide = [int(word) for word in words]
+    asked = str(context.options.get("ranks", RANKS))
+    if not all(word.isdigit() and int(word) > 1 for word in asked.split(",")):
+        raise UserError(f"--option ranks={asked}: not numbers of ranks above 1", f"as in ranks={RANKS}")
+    wide = [int(word) for word in asked.split(",")]
     steps = context.count("steps", STEPS)
     words = (*measure.WORDS, "hardware.num_threads=1", *context.overrides)
     count = context.nodes.count if context.nodes else 1
