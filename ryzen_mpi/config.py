@@ -180,6 +180,54 @@ class Data(Section):
     """Successors of a state of the `markov` source."""
 
 
+Reaction = Literal["act", "warn", "off"]
+
+
+class Rules(Section):
+    """What the monitor's rules may do: `act`, only `warn`, or nothing. docs/monitor.md tells what each looks at."""
+
+    finite: Reaction = "act"
+    """A loss or gradient that is no number: the step is skipped."""
+    spike: Reaction = "act"
+    """A loss or gradient far above those before: the step is skipped."""
+    divergence: Reaction = "act"
+    """Several of these in a row: a lower learning rate, then back to a checkpoint and round that window of data."""
+    sync: Reaction = "act"
+    """Ranks whose weights differ: back to a checkpoint at which they did not."""
+    straggler: Reaction = "act"
+    """A rank that is slower than the others: named, with the likely cause."""
+    memory: Reaction = "act"
+    """Memory that runs short: smaller micro-batches at the same global batch, then save and stop."""
+    heat: Reaction = "act"
+    """Processors that slow down because of heat: fewer threads, or pauses, and back."""
+    progress: Reaction = "act"
+    """Steps that do not end, checkpoints that do not come: told."""
+
+
+class Monitor(Section):
+    """What is watched while training, who is shown it, and what may follow."""
+
+    sample_s: PositiveFloat = 5.0
+    """Seconds between two looks at the machine, and between two samples in metrics.h5."""
+    prometheus_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Rank 0 serves /metrics here (0: a free port, shown at the start). `metrics.prom` is written in any case."""
+    prometheus_address: str = "127.0.0.1"
+    """Where it listens; anything but loopback is seen by all who reach the machine."""
+    prometheus_targets: str | None = None
+    """Folder where a file for Prometheus' file_sd is kept as long as the port is served."""
+    tensorboard: bool = False
+    """Curves, gradient histograms, model and settings for TensorBoard, in the run directory's `tensorboard/`."""
+    log_bytes: Annotated[int, Field(ge=4096)] = 64 << 20
+    """Size at which a file of `logs/` gives way to the next; the newest four of each are kept."""
+    hash_interval: NonNegative = 100
+    """Steps between two comparisons of the ranks' weights, and before every checkpoint; 0: never."""
+    check_share: Annotated[float, Field(ge=0, le=0.1)] = 0.005
+    """Share of the time that ring test, latency, bandwidth and synchronisation may be checked in; 0: never."""
+    sensors: str = "/sys"
+    """Where temperatures and throttling are read from."""
+    rules: Rules = Rules()
+
+
 class Settings(Section):
     """Everything a run depends on; `config.yaml` of the run directory holds it resolved."""
 
@@ -188,6 +236,7 @@ class Settings(Section):
     model: Model = Model()
     hardware: Hardware = Hardware()
     data: Data = Data()
+    monitor: Monitor = Monitor()
 
     @model_validator(mode="after")
     def _virtual_ranks_hold_everything(self) -> Settings:

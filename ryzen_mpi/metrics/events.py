@@ -19,13 +19,14 @@ import ecs_logging
 import numpy as np
 
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.metrics.record import EvaluationRecord, Record, StepRecord
+from ryzen_mpi.metrics.record import EvaluationRecord, Record, SampleRecord, StepRecord
 from ryzen_mpi.metrics.sink import to_stderr
 
 # Found on every line by the formatter, and of no use to a reader of these events.
 _EXCLUDED = ("log.origin", "log.original", "process.name", "process.thread")
-_RECORDS = {"step": StepRecord, "evaluation": EvaluationRecord}
+_RECORDS = {"step": StepRecord, "evaluation": EvaluationRecord, "sample": SampleRecord}
 _RECORDS_DATASET = "ryzen_mpi.metrics"
+_NOT_VALUES = ("step", "wall_time_s", "not_finite", "lines_lost_before")
 
 
 def event_file(directory: Path, writer: int | str) -> Path:
@@ -82,12 +83,16 @@ class EventLog:
                 self._report(f"event log {self.path}: lines are being lost ({error.strerror or error})")
 
     def write(self, record: Record) -> None:
-        """Appends `record` as a line of action "step" or "evaluation" that holds all its figures. Raises OSError."""
+        """Appends `record` as a line of action "step", "evaluation" or "sample", all its figures. Raises OSError."""
         names = [field.name for field in dataclasses.fields(record)]
         figures = {name: getattr(record, name) for name in names}
         if isinstance(record, StepRecord):
             message = f"step {record.step}: loss {record.loss:.4f}, {record.step_s:.3f} s"
             self._append("step", message, "info", "metrics", figures)
+        elif isinstance(record, SampleRecord):
+            # flat, so that figures that are no numbers are told as everywhere
+            told = {"step": record.step, "wall_time_s": record.wall_time_s} | record.values | record.rank_values
+            self._append("sample", f"after step {record.step}", "info", "metrics", told)
         else:
             message = f"step {record.step}: held-out loss {record.held_out_loss:.4f}"
             self._append("evaluation", message, "info", "metrics", figures)
@@ -211,6 +216,11 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def _record(kind: type[Record], figures: dict[str, Any]) -> Record:
     odd = dict(text.split("=") for text in figures.get("not_finite", ()))
+    if kind is SampleRecord:
+        values = {name: _restored(value) for name, value in figures.items() if name not in _NOT_VALUES}
+        values |= {name: float(text) for name, text in odd.items()}
+        ranked = {name: values.pop(name) for name in list(values) if name.startswith("rank_")}
+        return SampleRecord(figures["step"], figures["wall_time_s"], values, ranked)
     told = [field.name for field in dataclasses.fields(kind) if field.name in odd or field.name in figures]
     return kind(**{name: _restored(float(odd[name]) if name in odd else figures[name]) for name in told})
 

@@ -14,7 +14,7 @@ from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import read_records
 from ryzen_mpi.metrics.hdf5_file import SafeFile, read_whole
 from ryzen_mpi.metrics.hdf5_table import TABLES, Table, commit, create_tables, read_tables
-from ryzen_mpi.metrics.record import EvaluationRecord, Record, StepRecord
+from ryzen_mpi.metrics.record import EvaluationRecord, Record, SampleRecord, StepRecord
 from ryzen_mpi.metrics.sink import to_stderr
 
 BATCH_ROWS = 20
@@ -83,6 +83,7 @@ class Hdf5Sink:
         self._tables["training"].append(steps)
         self._tables["gradients"].append([record for record in steps if record.gradient_variance is not None])
         self._tables["evaluation"].append([record for record in waiting if isinstance(record, EvaluationRecord)])
+        self._tables["samples"].append([record for record in waiting if isinstance(record, SampleRecord)])
         self._commit()
 
     def close(self) -> None:
@@ -107,18 +108,13 @@ class Hdf5Sink:
         if not events.exists():
             return
         # A step trained again after a rollback is in the log more than once: the last time is what became of it.
-        steps, evaluations = {}, {}
+        by_kind: dict[type, dict[int, Record]] = {StepRecord: {}, EvaluationRecord: {}, SampleRecord: {}}
         for record in read_records(events):
             if record.step <= resume_step:
-                (steps if isinstance(record, StepRecord) else evaluations)[record.step] = record
-        ordered = [steps[step] for step in sorted(steps)]
-        varied = [record for record in ordered if record.gradient_variance is not None]
-        for name, records in (
-            ("training", ordered),
-            ("gradients", varied),
-            ("evaluation", [evaluations[step] for step in sorted(evaluations)]),
-        ):
-            table = self._tables[name]
+                by_kind[type(record)][record.step] = record
+        steps, evaluations, samples = ([rows[step] for step in sorted(rows)] for rows in by_kind.values())
+        varied = [record for record in steps if record.gradient_variance is not None]
+        for table, records in zip(self._tables.values(), (steps, varied, evaluations, samples), strict=True):
             table.append([record for record in records if record.step > table.last_step])
 
 

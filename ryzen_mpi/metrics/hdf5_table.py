@@ -12,14 +12,17 @@ import h5py
 import numpy as np
 
 from ryzen_mpi.metrics.record import Record
-from ryzen_mpi.metrics.signals import SIGNALS, Signal, of_kind
+from ryzen_mpi.metrics.signals import RANKED, SIGNALS, Signal, of_kind
 
-FORMAT = 2
+FORMAT = 3
+OLD_FORMAT = 2
+"""Had neither samples nor the columns that came with them: it can be read, not continued."""
 ABOUT = {
     "description": "Metrics of one training run of ryzen_mpi. Every dataset has the attributes unit and description.",
     "rows": "Row i of every dataset in training, communication and hardware is the step training/step[i]; row i of "
-    "gradients and evaluation is the step given by the group's own dataset step. Rows beyond committed_rows are the "
-    "unfinished last batch of a killed or running writer: leave them out.",
+    "gradients, evaluation and samples is the step given by the group's own dataset step. Rows beyond committed_rows "
+    "are the unfinished last batch of a killed or running writer: leave them out. Datasets of kind sample and "
+    "rank_sample, in whatever group, have the rows of samples.",
     "rank_arrays": "Datasets named rank_* have one column a rank. They are as wide as the largest number of ranks the "
     "run ever had; training/ranks tells how many took part in a step, and columns from there on are NaN.",
 }
@@ -29,6 +32,8 @@ TABLES: dict[str, dict[str, Signal]] = {
     | {f"{signal.group}/{signal.name}": signal for signal in of_kind("layer")},
     "evaluation": {"evaluation/step": SIGNALS["step"]}
     | {f"{signal.group}/{signal.name}": signal for signal in of_kind("evaluation")},
+    "samples": {f"samples/{name}": SIGNALS[name] for name in ("step", "wall_time_s")}
+    | {f"{signal.group}/{signal.name}": signal for signal in of_kind("sample", "rank_sample")},
 }
 COMMITTED = "committed_rows"
 # A new chunk changes HDF5's index of chunks, the one change that a kill can leave half done: they are large and rare.
@@ -59,11 +64,16 @@ class Table:
         if not records:
             return
         for signal, dataset in self._columns:
-            values = [getattr(record, signal.name) for record in records]
-            ranked = signal.kind in ("rank", "layer")
+            values = [_value(record, signal) for record in records]
+            ranked = signal.kind in (*RANKED, "layer")
             _append(dataset, self.rows, _padded(values) if ranked else np.array(values, signal.dtype))
         self.rows += len(records)
         self.last_step = records[-1].step
+
+
+def _value(record: Record, signal: Signal) -> float | Sequence[float]:
+    sampled = signal.kind in ("sample", "rank_sample")
+    return record.value(signal.name) if sampled else getattr(record, signal.name)
 
 
 def _padded(rows: list[Sequence[float]]) -> np.ndarray:
@@ -100,10 +110,10 @@ def create_tables(file: h5py.File, ranks: int, layers: Sequence[str]) -> None:
     for name, text in ABOUT.items():
         file.attrs[name] = text
     file.attrs["format"] = FORMAT
-    widths = {"step": None, "evaluation": None, "rank": ranks, "layer": len(layers)}
+    widths = dict.fromkeys(RANKED, ranks) | {"layer": len(layers)}
     for columns in TABLES.values():
         for path, signal in columns.items():
-            _create(file, path, signal, widths[signal.kind])
+            _create(file, path, signal, widths.get(signal.kind))
     committed = file.create_dataset(COMMITTED, data=np.zeros(len(TABLES), np.int64))
     committed.attrs["unit"] = "1"
     committed.attrs["description"] = "finished rows of the tables " + ", ".join(TABLES)
@@ -126,15 +136,21 @@ def _create(file: h5py.File, path: str, signal: Signal, width: int | None) -> No
 def read_tables(file: h5py.File) -> dict[str, np.ndarray]:
     """The committed rows of every dataset by its path, and the names of the layers as "gradients/layers".
 
+    Of a file of OLD_FORMAT the columns that it does not have are NaN, and there are no samples.
     Raises ValueError, or what h5py raises, where the file is not whole: a dataset is missing or short, steps do not
     rise, a chunk cannot be read.
     """
-    if file.attrs["format"] != FORMAT:
-        raise ValueError(f"it has format {file.attrs['format']}, this version of ryzen_mpi has {FORMAT}")
+    version = int(file.attrs["format"])
+    if version not in (FORMAT, OLD_FORMAT):
+        raise ValueError(f"it has format {version}, this version of ryzen_mpi has {FORMAT}")
     arrays: dict[str, np.ndarray] = {}
-    for (name, columns), rows in zip(TABLES.items(), file[COMMITTED][()], strict=True):
-        for path in columns:
-            arrays[path] = file[path][:rows]
+    counts = [*file[COMMITTED][()], *[0] * (version == OLD_FORMAT)]
+    for (name, columns), rows in zip(TABLES.items(), counts, strict=True):
+        for path, signal in columns.items():
+            if version == OLD_FORMAT and path not in file:
+                arrays[path] = np.full((rows, 0) if signal.kind in RANKED else rows, np.nan)
+            else:
+                arrays[path] = file[path][:rows]
             if len(arrays[path]) < rows:
                 raise ValueError(f"{path} has {len(arrays[path])} rows of {rows}")
         if np.any(np.diff(arrays[f"{name}/step"], prepend=0) <= 0):

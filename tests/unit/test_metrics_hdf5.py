@@ -65,9 +65,9 @@ def test_every_dataset_says_its_unit_and_meaning_as_the_table_has_them(tmp_path)
     written(tmp_path / "metrics.h5", 1, 5, run={"run": "r1", "profile": "default", "seed": 7})
     seen = set()
     with h5py.File(tmp_path / "metrics.h5") as file:
-        groups = {"training", "communication", "hardware", "evaluation", "gradients"}
+        groups = {"training", "communication", "hardware", "evaluation", "gradients", "samples", "system"}
         assert set(file) == groups | {"committed_rows"}
-        assert file.attrs["format"] == 2 and file.attrs["profile"] == "default" and file.attrs["seed"] == 7
+        assert file.attrs["format"] == 3 and file.attrs["profile"] == "default" and file.attrs["seed"] == 7
 
         def check(path, item):
             if isinstance(item, h5py.Dataset):
