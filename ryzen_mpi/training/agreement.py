@@ -6,7 +6,9 @@ then draws the same conclusion from the same table.
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +16,11 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from ryzen_mpi.cluster.gauges import NAMES as GAUGES
 from ryzen_mpi.training.reduce import world_size
+
+UNKNOWN = (math.nan,) * len(GAUGES)
+"""Of a rank that looks at nothing."""
 
 
 @dataclass
@@ -29,9 +35,13 @@ class Row:
         right: right predictions among its tokens.
         tokens: tokens it trained in this step.
         sent_bytes, plain_bytes: of gradients to other nodes in this step, and what they would be uncompressed.
-        step_s, communication_s: of the step before, which is the newest it can know.
+        own_square: squared norm of its own gradient before reduction, an estimate (OwnNorm).
+        clock_s: its monotonic clock.
+        step_s, communication_s, reduce_s: of the step before, which is the newest it can know.
+        beats: signs of life it has given.
         rss_bytes: resident memory now.
         cpu_share: CPU seconds per wall second since the row before.
+        gauges: the newest look at its machine (cluster.gauges.NAMES).
     """
 
     finite: float = 1.0
@@ -42,18 +52,45 @@ class Row:
     tokens: float = 0.0
     sent_bytes: float = 0.0
     plain_bytes: float = 0.0
-    step_s: float = float("nan")
-    communication_s: float = float("nan")
+    own_square: float = 0.0
+    clock_s: float = 0.0
+    step_s: float = math.nan
+    communication_s: float = math.nan
+    reduce_s: float = math.nan
+    beats: float = math.nan
     rss_bytes: float = 0.0
-    cpu_share: float = float("nan")
+    cpu_share: float = math.nan
+    gauges: Sequence[float] = UNKNOWN
+
+    def values(self) -> list[float]:
+        """As they are on the wire."""
+        return [*(getattr(self, name) for name in _NAMES), *self.gauges]
+
+
+_NAMES = tuple(field.name for field in fields(Row))[:-1]
 
 
 class Table:
-    """The rows of all ranks: `table.loss` is an array [ranks], and so for every field of `Row`."""
+    """The rows of all ranks: `table.loss` is an array [ranks], and so for every field of `Row`.
+
+    `gauges` has one by name.
+    """
 
     def __init__(self, values: np.ndarray) -> None:
-        for column, field in enumerate(fields(Row)):
-            setattr(self, field.name, values[:, column])
+        for column, name in enumerate(_NAMES):
+            setattr(self, name, values[:, column])
+        self.gauges = dict(zip(GAUGES, values[:, len(_NAMES) :].T, strict=True))
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Table:
+        """That of rows which are all here. Local."""
+        return cls(np.array([row.values() for row in rows], dtype=np.float64))
+
+    @property
+    def rank_loss(self) -> np.ndarray:
+        """Each rank's mean loss over its own tokens, nats; NaN where it had none."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.loss * self.tokens.sum() / self.tokens
 
     finite: np.ndarray
     stop: np.ndarray
@@ -63,8 +100,12 @@ class Table:
     tokens: np.ndarray
     sent_bytes: np.ndarray
     plain_bytes: np.ndarray
+    own_square: np.ndarray
+    clock_s: np.ndarray
     step_s: np.ndarray
     communication_s: np.ndarray
+    reduce_s: np.ndarray
+    beats: np.ndarray
     rss_bytes: np.ndarray
     cpu_share: np.ndarray
 
@@ -75,14 +116,13 @@ class Agreement:
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
         self.ranks = world_size(group)
-        self.width = len(fields(Row))
-        self._all = torch.zeros(self.ranks, self.width, dtype=torch.float64)
+        self._all = torch.zeros(self.ranks, len(_NAMES) + len(GAUGES), dtype=torch.float64)
         self._rows = list(self._all.unbind(0))
 
     def gather(self, row: Row) -> tuple[Table, float]:
         """Every rank's row and the seconds it took. Collective."""
         started = time.perf_counter()
-        mine = torch.tensor([getattr(row, field.name) for field in fields(Row)], dtype=torch.float64)
+        mine = torch.tensor(row.values(), dtype=torch.float64)
         if self.ranks == 1:
             self._rows[0].copy_(mine)
         else:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
+
 from ryzen_mpi.console import TrainingProgress
 from ryzen_mpi.figures import Figure, median
 from ryzen_mpi.metrics.record import EvaluationRecord, StepRecord
 from ryzen_mpi.metrics.sink import Sink
 from ryzen_mpi.training.agreement import Table
 from ryzen_mpi.training.evaluate import HeldOut
+from ryzen_mpi.training.samples import Samples
 from ryzen_mpi.training.step import StepOutcome
 
 WARMUP_STEPS = 5
@@ -23,10 +26,11 @@ class Recorder:
     Args:
         sink: where records go.
         progress: the console's display.
+        samples: what is recorded every few seconds, or None.
     """
 
-    def __init__(self, sink: Sink, progress: TrainingProgress) -> None:
-        self.sink, self.progress = sink, progress
+    def __init__(self, sink: Sink, progress: TrainingProgress, samples: Samples | None = None) -> None:
+        self.sink, self.progress, self.samples = sink, progress, samples
         self._pending: tuple[StepOutcome, float] | None = None
         self._step_s: list[float] = []
         self._communication_s: list[float] = []
@@ -91,5 +95,10 @@ class Recorder:
                 gradient_variance=outcome.gradient_variance,
                 rank_sent_bytes=outcome.table.sent_bytes,
                 compression_ratio=outcome.compression_ratio,
+                reduce_s=float(times.reduce_s.max()),
+                rank_gradient_norm=np.sqrt(outcome.table.own_square),
             )
         )
+        sample = self.samples and self.samples.add(outcome.step, outcome.table, times)
+        if sample:
+            self.sink.write(sample)

@@ -116,6 +116,10 @@ class Replicated:
     def vectors(self) -> Iterable[tuple[str, Tensor]]:
         return zip(VECTORS, (self.flat.master, self.optimizer.first, self.optimizer.second), strict=True)
 
+    def weights(self) -> Iterable[Tensor]:
+        flat = self.flat
+        return (flat.master,) if flat.working is flat.master else (flat.master, flat.working)
+
     def load(self, stretches: Iterable[Stretch]) -> None:
         vectors = dict(self.vectors())
         for name, begin, values in stretches:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from ryzen_mpi.data.sampler import Sampler, rank_slice
 from ryzen_mpi.data.source import TokenSource
 from ryzen_mpi.model.dropout import mix
 from ryzen_mpi.model.transformer import Transformer
-from ryzen_mpi.training.agreement import Agreement, Row, Table, Usage
+from ryzen_mpi.training.agreement import UNKNOWN, Agreement, Row, Table, Usage
 from ryzen_mpi.training.choose import make_strategy
 from ryzen_mpi.training.evaluate import HeldOut, evaluate
 from ryzen_mpi.training.flat import layers_of
+from ryzen_mpi.training.look import Calm, Judge, Look
+from ryzen_mpi.training.own_norm import OwnNorm
 from ryzen_mpi.training.schedule import learning_rate
 from ryzen_mpi.training.strategy import Strategy
 
@@ -31,12 +33,14 @@ class Progress:
     Attributes:
         step: steps taken, skipped ones included.
         samples: positions of the sample stream consumed.
-        skipped: steps whose update was left out because a gradient or loss was not finite.
+        skipped: steps whose update was left out.
+        rate_factor: what the learning rate is multiplied by: less than 1 where it had to be lowered.
     """
 
     step: int = 0
     samples: int = 0
     skipped: int = 0
+    rate_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class StepOutcome:
         stop: number of the signal some rank was asked to stop with, or 0.
         table: every rank's row; its times are those of the step before.
         gradient_variance: of each layer's gradient elements before clipping, every training.log_interval steps.
-        step_s, communication_s: this rank's.
+        step_s, communication_s, reduce_s: this rank's; the last, of communication, is the gradients' alone.
     """
 
     step: int
@@ -69,6 +73,7 @@ class StepOutcome:
     gradient_variance: list[float] | None
     step_s: float
     communication_s: float
+    reduce_s: float
 
     @property
     def compression_ratio(self) -> float:
@@ -79,17 +84,27 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class Part:
-    """One rank's part in a step: of the loss (nats per token; the parts add up), right predictions, and tokens."""
+    """One rank's part in a step: of the loss (nats per token; the parts add up), right predictions, tokens, and the
+    squared norm of its own gradient."""
 
     loss: float
     right: int
     tokens: int
+    own_square: float
 
 
 class TrainingStep:
     """The state of training on one rank and the step that moves it on.
 
     All ranks construct it alike and call `run` together. A checkpoint keeps `progress` and what `strategy` holds.
+
+    Attributes:
+        judge: says before every update whether it must be left out.
+        gauges, beats: give the newest look at this rank's machine, and how many signs of life it has given.
+        hosts: name of each rank's node, for the judge.
+        micro_batch: samples in one; may be made smaller between steps, on all ranks alike: the step's result stays
+            the same but for rounding.
+        detours: begin and end of what is left out of the sample stream: a step that would begin inside begins behind.
     """
 
     def __init__(
@@ -101,19 +116,27 @@ class TrainingStep:
         global_batch: int,
         strategy: Callable[[Transformer, Settings, dist.ProcessGroup | None], Strategy] = make_strategy,
         group: dist.ProcessGroup | None = None,
+        judge: Judge | None = None,
     ) -> None:
+        self.judge: Judge = judge or Calm()
+        self.gauges: Callable[[], Sequence[float]] = lambda: UNKNOWN
+        self.beats: Callable[[], float] = lambda: math.nan
+        self.hosts: Sequence[str] = ()
+        self.micro_batch = settings.training.batch_size
+        self.detours: list[tuple[int, int]] = []
         self.settings, self.source, self.rank, self.ranks, self.group = settings, source, rank, ranks, group
         self.global_batch = global_batch
         self.total_samples = settings.training.total_epochs * source.num_samples
         self.sampler = Sampler(source.num_samples, settings.training.seed)
         self.model = Transformer(settings)
+        self.own_norm = OwnNorm(self.model)
         self.strategy = strategy(self.model, settings, group)
         self.layers = layers_of(self.strategy.layout)
         self.agreement, self.usage = Agreement(group), Usage()
         self.progress = Progress()
         if settings.hardware.compile:
             self.model.compile_blocks()
-        self._last = (math.nan, math.nan)
+        self._last = (math.nan, math.nan, math.nan)
 
     @property
     def total_steps(self) -> int:
@@ -125,19 +148,19 @@ class TrainingStep:
     def run(self, stop: int = 0) -> StepOutcome:
         """Trains the next step. Collective. `stop`: the signal this rank was asked to stop with, or 0."""
         started = time.perf_counter()
-        done = self.progress
+        done = self.progress = self._round_detours()
         count = min(self.global_batch, self.total_samples - done.samples)
         tokens = count * self.settings.model.seq_length
-        table, communication_s = self._gradient(done.samples, count, stop)
-        skipped = not table.finite.all()
+        table, communication_s, reduce_s = self._gradient(done.samples, count, stop)
         norm = math.sqrt(table.square_norm.sum())
-        rate = learning_rate(done.step, self.total_steps, self.settings.training)
+        rate = learning_rate(done.step, self.total_steps, self.settings.training) * done.rate_factor
+        skipped = self.judge.judge(self._look(table, norm, rate))
         variance = self._variance() if (done.step + 1) % self.settings.training.log_interval == 0 else None
         if not skipped:
             clip = self.settings.training.clip_norm
             self.strategy.update(clip / norm if clip and norm > clip else 1.0, rate)
-        self.progress = Progress(done.step + 1, done.samples + count, done.skipped + skipped)
-        self._last = (time.perf_counter() - started, communication_s)
+        self.progress = replace(done, step=done.step + 1, samples=done.samples + count, skipped=done.skipped + skipped)
+        self._last = (time.perf_counter() - started, communication_s, reduce_s)
         return StepOutcome(
             self.progress.step,
             self.progress.samples,
@@ -155,45 +178,77 @@ class TrainingStep:
 
     def last_times(self) -> Table:
         """The rows of all ranks with the times of the newest step, for the record of the last one. Collective."""
-        rss, cpu_share = self.usage.sample()
-        return self.agreement.gather(Row(1, 0, 0, 0, 0, 0, 0, 0, *self._last, rss, cpu_share))[0]
+        row = self._row(0, Part(0.0, 0, 0, 0.0), 0.0, self.usage.sample())
+        return self.agreement.gather(row)[0]
 
     def evaluate(self, beat: Callable[[], object] = lambda: None) -> HeldOut:
         """Held-out figures of the model as it is. Collective. `beat` is called after each batch."""
         training = self.settings.training
-        samples, batch = training.eval_samples, training.batch_size
-        return evaluate(self.model, self.source, samples, batch, self.rank, self.ranks, beat)
+        samples = training.eval_samples
+        return evaluate(self.model, self.source, samples, self.micro_batch, self.rank, self.ranks, beat)
 
     def micro_batches(self, position: int, count: int, rank: int | None = None) -> Iterator[np.ndarray]:
-        """This rank's (or `rank`'s) share of `count` stream positions from `position`, at most batch_size at a time."""
+        """This rank's (or `rank`'s) share of `count` stream positions from `position`, by micro-batches."""
         share = rank_slice(count, self.rank if rank is None else rank, self.ranks)
         positions = np.arange(position + share.start, position + share.stop)
-        size = self.settings.training.batch_size
-        for start in range(0, len(positions), size):
-            yield positions[start : start + size]
+        for start in range(0, len(positions), self.micro_batch):
+            yield positions[start : start + self.micro_batch]
 
-    def _gradient(self, position: int, count: int, stop: int) -> tuple[Table, float]:
+    def _round_detours(self) -> Progress:
+        """The progress, behind a detour where it had come to one."""
+        done = self.progress
+        ends = [end for begin, end in self.detours if begin <= done.samples < end]
+        return replace(done, samples=min(max(ends), self.total_samples - 1)) if ends else done
+
+    def _look(self, table: Table, norm: float, rate: float) -> Look:
+        """What the judge is shown."""
+        return Look(
+            step=self.progress.step + 1,
+            position=self.progress.samples,
+            clock_s=float(table.clock_s[0]),
+            loss=float(table.loss.sum()),
+            gradient_norm=norm,
+            learning_rate=rate,
+            finite=table.finite,
+            rank_loss=table.rank_loss,
+            rank_gradient_norm=np.sqrt(table.own_square),
+            rank_step_s=table.step_s,
+            rank_communication_s=table.communication_s,
+            gauges=table.gauges,
+            hosts=self.hosts,
+        )
+
+    def _gradient(self, position: int, count: int, stop: int) -> tuple[Table, float, float]:
         """The sum over ranks of the gradients of `count` samples from `position`, left in the strategy. Collective.
 
-        Returns the rows of all ranks, and the seconds this rank was blocked.
+        Returns the rows of all ranks, and the seconds this rank was blocked, in all and by the gradients.
         """
         part = self._forward_backward(position, count, self.rank)
         blocked_s = self.strategy.reduce()
-        row = self._row(stop, part, self.strategy.square_norm(), *self.usage.sample())
+        row = self._row(stop, part, self.strategy.square_norm(), self.usage.sample())
         table, agreed_s = self.agreement.gather(row)
-        return table, blocked_s + agreed_s
+        return table, blocked_s + agreed_s, blocked_s
 
-    def _row(self, stop: int, part: Part, square: float, rss: int, cpu_share: float) -> Row:
+    def _row(self, stop: int, part: Part, square: float, usage: tuple[int, float]) -> Row:
         """A rank's words at a step of which it did `part`; `square`: its part of the gradient's squared norm."""
-        finite, sent = math.isfinite(part.loss) and math.isfinite(square), self.strategy.traffic
-        sums = (part.loss, square, part.right, part.tokens, sent.sent, sent.plain)
-        return Row(finite, stop, *sums, *self._last, rss, cpu_share)
+        sent = self.strategy.traffic
+        return Row(
+            math.isfinite(part.loss) and math.isfinite(square),
+            stop,
+            *(part.loss, square, part.right, part.tokens, sent.sent, sent.plain, part.own_square),
+            time.monotonic(),
+            *self._last,
+            self.beats(),
+            *usage,
+            self.gauges(),
+        )
 
     def _forward_backward(self, position: int, count: int, rank: int) -> Part:
         """The part of `rank` in a step of `count` samples from `position`; gradients on their way."""
         seed, dropout = self.settings.training.seed, self.settings.model.dropout
         scale = 1.0 / (count * self.settings.model.seq_length)
         self.model.train()
+        self.own_norm.begin(self.progress.step)
         self.strategy.begin()
         batches = list(self.micro_batches(position, count, rank))
         loss, right = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
@@ -209,12 +264,13 @@ class TrainingStep:
                 loss += part.detach()
                 right += hits
             self.strategy.after_micro_batch()
-        return Part(float(loss), int(right), sum(map(len, batches)) * self.settings.model.seq_length)
+        tokens = sum(map(len, batches)) * self.settings.model.seq_length
+        return Part(float(loss), int(right), tokens, self.own_norm.square)
 
     def _rounds(self, count: int) -> int:
         """Micro-batches of the rank that has the most, of a step of `count` samples."""
         most = rank_slice(count, 0, self.ranks)
-        return -(-(most.stop - most.start) // self.settings.training.batch_size)
+        return -(-(most.stop - most.start) // self.micro_batch)
 
     def _variance(self) -> list[float]:
         """Variance of each layer's gradient elements. Collective."""

@@ -65,6 +65,10 @@ class Strategy(Protocol):
     def load(self, stretches: Iterable[Stretch]) -> None:
         """Takes what concerns this rank. Local; `settle` must follow."""
 
+    def weights(self) -> Iterable[Tensor]:
+        """What all ranks must have alike, bit for bit: the weights they compute with, and what those are made from
+        where every rank has it; views. Local."""
+
     def settle(self) -> None:
         """After `load`: the model computes with what was loaded. Collective."""
 

@@ -10,17 +10,15 @@ Gloo's ring adds in an order that depends on the place in the vector: with it th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 
 from ryzen_mpi.config import Settings
-from ryzen_mpi.training.agreement import Row, Table
+from ryzen_mpi.training.agreement import Table
 from ryzen_mpi.training.evaluate import HeldOut, held_out_sums, of_sums
 from ryzen_mpi.training.replicated import Replicated
-from ryzen_mpi.training.step import TrainingStep
+from ryzen_mpi.training.step import Part, TrainingStep
 
 
 class VirtualRanks(TrainingStep):
@@ -32,7 +30,7 @@ class VirtualRanks(TrainingStep):
         super().__init__(settings, source, 0, ranks, global_batch, **more)
         self.sum = torch.zeros_like(self.strategy.flat.gradient)
 
-    def _gradient(self, position: int, count: int, stop: int) -> tuple[Table, float]:
+    def _gradient(self, position: int, count: int, stop: int) -> tuple[Table, float, float]:
         gradient, parts = self.strategy.flat.gradient, []
         for rank in range(self.ranks):
             parts.append(self._forward_backward(position, count, rank))
@@ -44,17 +42,16 @@ class VirtualRanks(TrainingStep):
         gradient.copy_(self.sum)
         squares = [self.strategy.square_norm_of(rank, self.ranks) for rank in range(self.ranks)]
         usage = self.usage.sample()
-        rows = [self._row(stop, part, square, *usage) for part, square in zip(parts, squares, strict=True)]
-        return _table(rows), 0.0
+        rows = [self._row(stop, part, square, usage) for part, square in zip(parts, squares, strict=True)]
+        return Table.of(rows), 0.0, 0.0
 
     def last_times(self) -> Table:
-        usage = self.usage.sample()
-        return _table([Row(1, 0, 0, 0, 0, 0, 0, 0, *self._last, *usage)] * self.ranks)
+        return Table.of([self._row(0, Part(0.0, 0, 0, 0.0), 0.0, self.usage.sample())] * self.ranks)
 
     def evaluate(self, beat: Callable[[], object] = lambda: None) -> HeldOut:
         """Held-out figures of the model as it is, rank by rank as real ranks share the work. Local."""
-        training, sums = self.settings.training, torch.zeros(3, dtype=torch.float64)
-        how = (training.eval_samples, training.batch_size)
+        sums = torch.zeros(3, dtype=torch.float64)
+        how = (self.settings.training.eval_samples, self.micro_batch)
         for rank in range(self.ranks):
             sums += held_out_sums(self.model, self.source, *how, rank, self.ranks, beat)
         return of_sums(sums)
@@ -77,7 +74,3 @@ def make_step(settings: Settings, source: Any, rank: int, ranks: int, global_bat
 def threads(settings: Settings, cores: int) -> int:
     """Threads to compute with on `cores` cores: as many as each real rank would have where there are virtual ones."""
     return settings.hardware.num_threads or max(1, cores // settings.training.virtual_ranks)
-
-
-def _table(rows: list[Row]) -> Table:
-    return Table(np.array([[float(getattr(row, field.name)) for field in fields(Row)] for row in rows]))

@@ -154,6 +154,9 @@ class Sharded:
     def vectors(self) -> Iterable[tuple[str, Tensor]]:
         return self._vectors.items()
 
+    def weights(self) -> Iterable[Tensor]:
+        return (self.ground.weights,)
+
     def load(self, stretches: Iterable[Stretch]) -> None:
         self.ground.changing(-1)
         for name, begin, values in stretches:
