@@ -1,0 +1,55 @@
+"""How far a value of a drifting series lies above those just before it, in robust standard deviations."""
+
+from __future__ import annotations
+
+from ryzen_mpi.health.window import Window
+
+NEAR = 15
+"""Values whose median is what the next one is expected to be: short, because a loss falls and a norm drifts."""
+MEMORY = 64
+"""Rises over the expected value that the usual one is learnt from."""
+ENOUGH = 20
+"""Values before the first judgement."""
+LIMIT = 10.0
+"""Robust z from which a value is a spike. 3.5 (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers) is meant for
+dozens of values: of a million healthy steps it would flag hundreds."""
+
+
+class Level:
+    """Judges one value after the other by those before it.
+
+    The rise of a value is what it exceeds the median of the NEAR values before it by. Its z is the rise over the robust
+    deviation (median absolute one, Hampel 1974) of the newest MEMORY rises, or over `floor` / LIMIT where that is more:
+    a rise of less than `floor` is never a spike, however quiet the series was. A series that falls has rises below
+    nought; these neither widen the deviation (it is taken about their own median) nor hide a spike.
+    """
+
+    def __init__(self) -> None:
+        self._near, self._rises = Window(NEAR), Window(MEMORY)
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough values are known to judge the next."""
+        return len(self._rises) >= ENOUGH - NEAR // 2
+
+    @property
+    def expected(self) -> float:
+        """What the next value is expected to be. Not before the first value."""
+        return self._near.median
+
+    def z(self, value: float, floor: float) -> float:
+        """Of a finite value, without learning it: 0 where its rise is below `floor` (> 0) or too few are known."""
+        if not self.ready or (rise := value - self.expected) < floor:
+            return 0.0
+        return rise / max(self._rises.deviation, floor / LIMIT)
+
+    def learn(self, value: float) -> None:
+        """Takes a finite value that is no spike among those the next ones are judged by."""
+        if len(self._near) >= NEAR // 2:
+            self._rises.add(value - self.expected)
+        self._near.add(value)
+
+    def forget(self) -> None:
+        """Starts anew: what follows is of another level."""
+        self._near.clear()
+        self._rises.clear()
