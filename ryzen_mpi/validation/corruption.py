@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.comm.arena import shared_memory
-from ryzen_mpi.validation.rounding import bits, ulp_distances
+from ryzen_mpi.training.ulp import bits, ulp_distances
 
 SIZES = (1, 2, 3, 5, 17, 64, 255, 1000, 4097, 65_536, 300_001, 1_048_577)
 """Odd and even, below and above what changes the algorithm, with and without a rest."""

@@ -12,10 +12,10 @@ from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.rundir import write_atomic
 from ryzen_mpi.training.reduce import broadcast_vector
+from ryzen_mpi.training.replicas import differences, fingerprint, place_of
 from ryzen_mpi.training.step import TrainingStep
 from ryzen_mpi.training.strategy import Strategy
 from ryzen_mpi.validation.registry import Context
-from ryzen_mpi.validation.replicas import differences, fingerprint, place_of
 from ryzen_mpi.validation.training import connected, copies, make_step, watched
 
 TINY = (

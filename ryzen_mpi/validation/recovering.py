@@ -18,10 +18,10 @@ from ryzen_mpi.scaling import launch
 from ryzen_mpi.settings import load_settings
 from ryzen_mpi.supervisor import requests
 from ryzen_mpi.training.checkpoint import CheckpointWriter, load_checkpoint
+from ryzen_mpi.training.replicas import fingerprint
 from ryzen_mpi.training.state import checkpoint_state, checkpoint_tensors, restore
 from ryzen_mpi.training.step import TrainingStep
 from ryzen_mpi.validation.registry import Context
-from ryzen_mpi.validation.replicas import fingerprint
 from ryzen_mpi.validation.supervised import MAIN_JOB, Supervised
 from ryzen_mpi.validation.training import make_step
 

@@ -1,4 +1,4 @@
-"""How far apart numbers may be for rounding alone, and how far apart they are: bounds and units in the last place."""
+"""How far apart numbers may be for rounding alone: bounds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from torch import Tensor
 
 LAMBDA = 5.0
 """Of the probabilistic bounds: one fails with a probability below 2 exp(-LAMBDA^2 / 2) = 7.5e-6 (theorem 2.4 there)."""
-
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -57,25 +55,3 @@ def gradient_bound(layers: int, longest: int, compute: torch.dtype) -> float:
     wide = torch.promote_types(compute, torch.float32)
     operations = 2 * (12 * layers + 4)
     return operations * (unit_roundoff(compute) + probable_gamma(longest, unit_roundoff(wide)))
-
-
-def bits(vector: Tensor) -> Tensor:
-    """The bits of a float vector as integers of its width; a view. Local."""
-    return vector.contiguous().view(_BITS[vector.element_size()])
-
-
-def ulp_distances(one: Tensor, other: Tensor) -> Tensor:
-    """Representable numbers between each pair of elements of the same type, +1: 0 for equal ones, int64. Pure.
-
-    -0 and +0 are one apart in bits and 0 here: they are the same number. Exact up to 2^62, and 2^62 beyond.
-    """
-    ours, theirs = (_ordered(bits(vector)) for vector in (one, other))
-    far = (ours.double() - theirs.double()).abs() > 2.0**62
-    return torch.where(far, torch.tensor(2**62), (ours - theirs).abs())
-
-
-def _ordered(integers: Tensor) -> Tensor:
-    """Integers in the order of the floats whose bits they are: sign and magnitude become two's complement."""
-    lowest = torch.iinfo(integers.dtype).min
-    wide = integers.long()
-    return torch.where(wide < 0, lowest - wide, wide)

@@ -10,9 +10,9 @@ from torch import Tensor
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.data.source import TokenSource
+from ryzen_mpi.training.replicas import Difference, differences, place_of
 from ryzen_mpi.training.step import StepOutcome, TrainingStep
 from ryzen_mpi.training.strategy import DTYPES, Strategy
-from ryzen_mpi.validation.replicas import Difference, differences, place_of
 from ryzen_mpi.validation.rounding import gradient_bound, sum_bound
 from ryzen_mpi.validation.training import (
     Reference,

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ryzen_mpi.validation.rounding import gamma, gradient_bound, probable_gamma, sum_bound, ulp_distances, unit_roundoff
+from ryzen_mpi.training.ulp import ulp_distances
+from ryzen_mpi.validation.rounding import gamma, gradient_bound, probable_gamma, sum_bound, unit_roundoff
 
 TYPES = [torch.float32, torch.float64, torch.bfloat16]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.training.flat import Layout
-from ryzen_mpi.validation.rounding import bits, ulp_distances
+from ryzen_mpi.training.ulp import bits, ulp_distances
 
 PIECE = 1024
 """Elements hashed together when a difference is looked for."""
