@@ -118,7 +118,7 @@ def against_no_metrics(world, settings, source, options) -> dict:
     step = TrainingStep(settings, source, world.rank, world.size, batch)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder))
-        tools = open_tools(world, settings, run, Console(world.is_leader), step, "none", step.total_steps, "benchmark")
+        tools = open_tools(world, settings, run, Console(world.is_leader), step, "none", "benchmark")
         recording: list[float] = []
 
         def recorded() -> None:

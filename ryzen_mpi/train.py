@@ -10,7 +10,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +23,9 @@ from ryzen_mpi.training.stop import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from ryzen_mpi.cluster.world import World
+    from ryzen_mpi.health.monitor import Back
+    from ryzen_mpi.health.watch import Watch
+    from ryzen_mpi.rundir import RunDirectory
     from ryzen_mpi.training.evaluate import HeldOut
     from ryzen_mpi.training.step import TrainingStep
     from ryzen_mpi.training.stop import StopRequest
@@ -81,8 +87,10 @@ def train(
 
     import torch
 
+    from ryzen_mpi.cluster.gauges import Gauges
     from ryzen_mpi.comm.rendezvous import process_group
     from ryzen_mpi.finish import Ending, close_run, show_complete
+    from ryzen_mpi.health.watch import watch_over
     from ryzen_mpi.training.choose import make_strategy
     from ryzen_mpi.training.state import restore
     from ryzen_mpi.training.stop import StopRequest
@@ -114,19 +122,47 @@ def train(
             beacon.tell("complete", "was complete before")
             return 0
 
-        tools = open_tools(world, settings, run, console, step, corpus, total, config)
-        held_out, stopped = loop(step, tools, total, stop, beacon)
-        ending = Ending(total, held_out, stopped, time.monotonic() - began, stop.since_agreed_s)
+        with closing(Gauges(settings.monitor.sample_s, heat=Path(settings.monitor.sensors))) as gauges:
+            watch = watch_over(world, step, gauges, beacon)
+            opened = partial(open_tools, world, settings, run, console, step, corpus, config, watch.figures)
+            tools, held_out, stopped = train_on(world, run, step, opened, stop, beacon, watch)
+        ending = Ending(step.total_steps, held_out, stopped, time.monotonic() - began, stop.since_agreed_s)
         close_run(world, settings, run, console, step, tools, ending)
         beacon.tell(*ending.told(step.progress.step))
     return 0
 
 
-def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest, beacon: Beacon) -> tuple[HeldOut | None, int]:
-    """Steps up to `total`, or until some rank is asked to stop. Collective.
+def train_on(
+    world: World,
+    run: RunDirectory,
+    step: TrainingStep,
+    opened: Callable[[], Tools],
+    stop: StopRequest,
+    beacon: Beacon,
+    watch: Watch,
+) -> tuple[Tools, HeldOut | None, int]:
+    """Trains to the end, or until it is stopped, however often the monitor wants to go back. Collective.
 
-    Returns the newest held-out figures, if any were taken, and the signal it was stopped with, or 0; the last
-    checkpoint is on disk then.
+    Returns the tools it ended with, and what `loop` does.
+    """
+    from ryzen_mpi.training.back import go_back
+
+    while True:
+        tools = opened()
+        held_out, stopped, back = loop(step, tools, step.total_steps, stop, beacon, watch)
+        if back is None:
+            return tools, held_out, stopped
+        tools.leave(step, back.act.evidence)
+        watch.begin(go_back(world, run, step, back.before, back.detour))
+
+
+def loop(
+    step: TrainingStep, tools: Tools, total: int, stop: StopRequest, beacon: Beacon, watch: Watch
+) -> tuple[HeldOut | None, int, Back | None]:
+    """Steps up to `total`, or until some rank is asked to stop, or the monitor wants to go back. Collective.
+
+    Returns the newest held-out figures, if any were taken, the signal it was stopped with, or 0, and where to go back
+    to, or None; the last checkpoint is on disk then, unless training is to go back.
     """
     training, held_out, stopped, trained_s = step.settings.training, None, 0, 0.0
     tools.lead(lambda: None)
@@ -138,12 +174,16 @@ def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest, beacon
             tools.recorder.step(outcome, step.progress.samples - before)
             trained_s += outcome.step_s
             beacon.beat(step=outcome.step, trained_s=trained_s, saved=tools.saver.look())
-            stopped, last = stop.agreed(outcome.stop), outcome.step == total
+            last, due = outcome.step == total, outcome.step % training.save_interval == 0
+            back = watch.after(tools, saving=bool(due or last or outcome.stop))
+            if back is not None:
+                return held_out, 0, back
+            stopped = stop.agreed(outcome.stop or watch.stop)
             if not stopped and (outcome.step % training.eval_interval == 0 or last):
                 beacon.beat("evaluate")
                 held_out = step.evaluate(beacon.beat)
                 tools.recorder.evaluation(outcome.step, held_out)
-            if outcome.step % training.save_interval == 0 or stopped or last:
+            if due or stopped or last:
                 beacon.beat("save")
                 tools.recorder.finish(step.last_times())  # first: no checkpoint may be ahead of its records
                 tools.save(step)
@@ -153,7 +193,7 @@ def loop(step: TrainingStep, tools: Tools, total: int, stop: StopRequest, beacon
     beacon.beat("save")
     tools.close(step)
     beacon.beat("leave", saved=tools.saver.look())
-    return held_out, stopped
+    return held_out, stopped, None
 
 
 if __name__ == "__main__":

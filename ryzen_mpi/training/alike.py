@@ -1,4 +1,4 @@
-"""Whether the ranks' weights are alike, to the last bit: a number made of all of them, a rank, and who differs."""
+"""One number made of every bit of a rank's weights: where ranks have others, their weights are not alike."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
-
-from ryzen_mpi.training.reduce import world_size
 
 _WORDS = 4096
 """Words of eight bytes that are added up; sums are weighted by odd numbers, so that what moves elsewhere is seen."""
-_HALF = 32
 
 
 def weights_number(vectors: Iterable[Tensor]) -> int:
@@ -34,13 +30,3 @@ def weights_number(vectors: Iterable[Tensor]) -> int:
         # the factor keeps two vectors apart that have changed places
         total = (total * 3 + int((sums * factors).sum(dtype=np.uint64)) + tail) % 2**64
     return total
-
-
-def everyones(number: int, group: dist.ProcessGroup | None = None) -> list[int]:
-    """Every rank's 64-bit `number`, in rank order. Collective."""
-    if world_size(group) == 1:
-        return [number]
-    mine = torch.tensor([number >> _HALF, number % 2**_HALF], dtype=torch.int64)
-    rows = [torch.empty_like(mine) for _ in range(world_size(group))]
-    dist.all_gather(rows, mine, group=group)
-    return [(high << _HALF) + low for high, low in (row.tolist() for row in rows)]

@@ -72,6 +72,13 @@ def find_checkpoints(directory: Path) -> list[Path]:
     return [found[step] for step in sorted(found, reverse=True)]
 
 
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's directory is named after. Pure."""
+    match = FOUND.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1] or match[2])
+
+
 def newest_good(directory: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
     """The newest checkpoint that verifies (None where none does), and what is wrong with the newer ones.
 

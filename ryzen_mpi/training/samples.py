@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ryzen_mpi.cluster.gauges import COUNTED
 from ryzen_mpi.metrics.record import SampleRecord
 from ryzen_mpi.training.agreement import Table
 
@@ -34,12 +35,15 @@ class Samples:
         self.ranks = sum(ranks_of_nodes)
         self._due = time.monotonic()  # after the first step: a run of a second has a sample too
         self._steps: list[tuple[float, float, float, float]] = []
+        self._counted: dict[str, np.ndarray] = {}
 
     def add(self, step: int, now: Table, times: Table) -> SampleRecord | None:
         """Takes a step, `now` its table and `times` the one with its times; a record where one is due."""
         mean_s = float(times.communication_s.mean())
         last = (float(times.step_s.max()), mean_s, float(times.reduce_s.max()), float(now.sent_bytes.sum()))
         self._steps.append(last)
+        for name in COUNTED:
+            self._counted[name] = self._counted.get(name, 0.0) + now.gauges[name]
         if time.monotonic() < self._due:
             return None
         self._due = time.monotonic() + self.interval_s
@@ -48,7 +52,7 @@ class Samples:
     def take(self, step: int, now: Table) -> SampleRecord:
         """The record of the steps since the one before."""
         step_s, communication_s, reduce_s, sent = np.array(self._steps).T
-        self._steps = []
+        counted, self._steps, self._counted = self._counted, [], {}
         values = {"communication_share": communication_s.sum() / step_s.sum()}
         if self.ranks > 1:
             values |= {
@@ -60,7 +64,7 @@ class Samples:
                 "bandwidth_used": (self.node_bytes + np.nan_to_num(sent).mean()) / max(reduce_s.mean(), 1e-9),
             }
         values |= self.figures()
-        ranked = {f"rank_{name}": column for name, column in now.gauges.items()} | {"rank_beats": now.beats}
+        ranked = {f"rank_{name}": column for name, column in (now.gauges | counted).items()} | {"rank_beats": now.beats}
         return SampleRecord(step, time.time(), {name: float(value) for name, value in values.items()}, ranked)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -20,8 +21,11 @@ from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 from ryzen_mpi.metrics.sink import NullSink, Sink, Sinks
 from ryzen_mpi.rundir import RunDirectory
 from ryzen_mpi.training.recorder import Recorder
+from ryzen_mpi.training.samples import Samples, node_sizes
 from ryzen_mpi.training.saver import Saver, ShardSaver
+from ryzen_mpi.training.standing import Standing
 from ryzen_mpi.training.step import TrainingStep
+from ryzen_mpi.training.strategy import DTYPES
 from ryzen_mpi.training.witness import event_labels
 
 
@@ -33,9 +37,21 @@ class Tools:
     recorder: Recorder
     saver: Saver | ShardSaver
     progress: TrainingProgress
+    console: Console
     lead: Callable[[Callable[[], object]], object]
     """Rank 0 does something with files, and all ranks wait for it outside any collective with a timeout; where it
     cannot, all raise its UserError. Collective."""
+
+    def act(self, act: Mapping[str, Any], done: str) -> None:
+        """Writes down an act of the monitor (health.acts.Act.document) and what was done. Local."""
+        where = f"rank {act['rank']} on {act['node']}: " if act["rank"] >= 0 else ""
+        text = f"step {act['step']}, {act['rule']}: {where}{act['evidence']}" + (f" -> {done}" if done else "")
+        self.console.warn(text)
+        self.events.event("act", text, "warning", dataset="monitor", done=done, **act)
+
+    def checked(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes down a health check after `step`. Local."""
+        self.events.event("health_check", f"health check after step {step}", dataset="monitor", step=step, **figures)
 
     def save(self, step: TrainingStep) -> None:
         """Has the state of `step` written, unless it is already. Collective. Raises UserError."""
@@ -43,6 +59,14 @@ class Tools:
         if self.lead(lambda: saver.wants(step.progress.step)):
             saver.submit(step)
             self.lead(lambda: saver.confirm())
+
+    def leave(self, step: TrainingStep, why: str) -> None:
+        """Closes everything without saving the state of `step`, which is to be left. Collective."""
+        self.recorder.finish(step.last_times())
+        self.lead(lambda: self.saver.close())
+        self.recorder.sink.close()
+        self.events.event("back", why, "warning", step=step.progress.step)
+        self.events.close()
 
     def close(self, step: TrainingStep) -> None:
         """Returns when the state of `step` is on disk. Collective. Raises UserError."""
@@ -57,10 +81,13 @@ def open_tools(
     console: Console,
     step: TrainingStep,
     corpus: str,
-    total_steps: int,
     profile: str,
+    watched: Callable[[], Mapping[str, float]] = dict,
 ) -> Tools:
-    """Opens them; on ranks other than 0 those that rank 0 keeps for all do nothing. Raises UserError."""
+    """Opens them; on ranks other than 0 those that rank 0 keeps for all do nothing. Raises UserError.
+
+    `watched`: gives what samples tell of the monitor, by signal.
+    """
     resumed = step.progress.step
     events = EventLog(run.events, world.rank, event_labels(world, run))
     events.event(
@@ -73,6 +100,7 @@ def open_tools(
         node_memory_bytes=read_memory().total_bytes,
     )
     sink: Sink = NullSink()
+    samples: Samples | None = None
     saver: Saver | ShardSaver = ShardSaver(run, world.rank)
     if world.is_leader:
         run.remove_complete()  # the run goes on
@@ -93,5 +121,14 @@ def open_tools(
 
         shards = world.size - 1 if step.strategy.cut else 0
         saver = Saver(run, settings.training.keep_checkpoints, corpus, resumed, not_saved, shards)
-    progress = console.progress(total_steps, resumed)
-    return Tools(events, Recorder(sink, progress), saver, progress, partial(leader_decides, world))
+        standing, layout = Standing(run, step, saver), step.strategy.layout
+        item = torch.promote_types(DTYPES[settings.hardware.dtype], torch.float32).itemsize
+        samples = Samples(
+            settings.monitor.sample_s,
+            layout.size * item,
+            node_sizes(step.hosts),
+            step.strategy.cut is not None,
+            lambda: standing() | dict(watched()),
+        )
+    progress = console.progress(step.total_steps, resumed)
+    return Tools(events, Recorder(sink, progress, samples), saver, progress, console, partial(leader_decides, world))
