@@ -202,6 +202,8 @@ class Rules(Section):
     """Processors that slow down because of heat: fewer threads, or pauses, and back."""
     progress: Reaction = "act"
     """Steps that do not end, checkpoints that do not come: told."""
+    network: Reaction = "act"
+    """A node whose network loses packets: told."""
 
 
 class Monitor(Section):

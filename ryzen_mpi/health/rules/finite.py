@@ -24,12 +24,15 @@ class Finite(Rule):
     name = "finite"
 
     def __init__(self) -> None:
-        self.found = False
+        self._found = False
+
+    def newest_was_bad(self) -> bool:
         """Whether the newest look was such a step."""
+        return self._found
 
     def look(self, look: Look) -> list[Act]:
         good = bool(look.finite.all()) and math.isfinite(look.loss) and math.isfinite(look.gradient_norm)
-        self.found = not good
+        self._found = not good
         return [] if good else [self._skip(look)]
 
     def _skip(self, look: Look) -> Act:

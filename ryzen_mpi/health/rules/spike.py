@@ -44,16 +44,19 @@ class Spike(Rule):
     name = "spike"
 
     def __init__(self) -> None:
-        self.found = False
-        """Whether the newest look was such a step."""
+        self._found = False
         self._loss, self._norm, self._own = Level(), Level(), Level()
         self._steps: deque[int] = deque(maxlen=MOST)
         self._step = 0
 
+    def newest_was_bad(self) -> bool:
+        """Whether the newest look was such a step."""
+        return self._found
+
     def look(self, look: Look) -> list[Act]:
         if look.step <= self._step:
             self._forget()
-        self._step, self.found = look.step, False
+        self._step, self._found = look.step, False
         if not (look.finite.all() and math.isfinite(look.loss) and math.isfinite(look.gradient_norm)):
             return []
         rank, own = foremost(look.rank_gradient_norm)
@@ -62,7 +65,7 @@ class Spike(Rule):
         if not reasons:
             self._learn(look.loss, norm, own)
             return []
-        self.found = True
+        self._found = True
         self._steps.append(look.step)
         named = 0 if look.ranks == 1 else rank if own > NAMED else NOBODY
         acts = [self._skip(look, reasons, named, own)]
