@@ -11,10 +11,8 @@ from ryzen_mpi.cluster.allocator import keep_freed_memory
 from ryzen_mpi.health.acts import Act
 from ryzen_mpi.training.step import TrainingStep
 
-LOWER = 0.5
-"""What a learning rate is multiplied by when it has to be lowered."""
-MOST_PAUSE_S = 5.0
-"""The others wait in a collective meanwhile, whose timeout a pause must never come near."""
+PAUSE_SHARE = 0.5
+"""Of distributed.timeout_s, which a pause must never come near."""
 
 
 class Hands:
@@ -24,31 +22,27 @@ class Hands:
         host: name of this rank's node: some acts are for the ranks of a node alone.
 
     Attributes:
+        longest_s: of a pause.
         stop: whether training is to be saved and left.
     """
 
     def __init__(self, step: TrainingStep, host: str) -> None:
         self.step, self.host = step, host
+        self.longest_s = PAUSE_SHARE * step.settings.distributed.timeout_s
         self.stop = False
-        self._threads = torch.get_num_threads()
-        self._pause_s = 0.0
 
     def carry_out(self, act: Act) -> str:
         """Does what `act` asks of this rank; says what that was, for people. Going back is the caller's."""
         return getattr(self, f"_{act.kind}", self._nothing)(act)
 
-    def rest(self) -> None:
-        """Pauses, where this rank's node is too hot."""
-        if self._pause_s:
-            time.sleep(self._pause_s)
-
     def _nothing(self, act: Act) -> str:
         return {"skip": "the step is skipped", "roll_back": "going back"}.get(act.kind, "")
 
     def _lower_rate(self, act: Act) -> str:
-        progress = self.step.progress
-        self.step.progress = replace(progress, rate_factor=progress.rate_factor * LOWER)
-        return f"the learning rate is multiplied by {self.step.progress.rate_factor:g} from here on"
+        progress, factor, steps = self.step.progress, float(act.figures["factor"]), int(act.figures["steps"])
+        lowered = factor * progress.factor
+        self.step.progress = replace(progress, rate_factor=lowered, lowered_until=progress.step + steps)
+        return f"the learning rate is multiplied by {lowered:g} for {steps} steps"
 
     def _halve_micro_batch(self, act: Act) -> str:
         before = self.step.micro_batch
@@ -62,17 +56,13 @@ class Hands:
 
     def _fewer_threads(self, act: Act) -> str:
         if act.node == self.host:
-            torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-        return "half the threads on that node"
+            torch.set_num_threads(max(1, int(act.figures["threads"])))
+        return f"{act.figures['threads']} threads a rank on that node"
 
-    def _all_threads(self, act: Act) -> str:
-        if act.node == self.host:
-            torch.set_num_threads(self._threads)
-            self._pause_s = 0.0
-        return "all threads again on that node, no pauses"
+    _all_threads = _fewer_threads
 
     def _pause(self, act: Act) -> str:
-        seconds = min(MOST_PAUSE_S, float(act.figures.get("seconds", 1.0)))
-        if act.node == self.host:
-            self._pause_s = seconds
-        return f"that node's ranks pause {seconds:g} s after every step"
+        """All ranks at once, so that none waits in a collective."""
+        seconds = min(self.longest_s, float(act.figures["seconds"]))
+        time.sleep(seconds)
+        return f"all ranks have paused for {seconds:g} s"

@@ -11,7 +11,7 @@ the rank whose element is farther from what the replay finds there is the one it
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.errors import UserError
@@ -52,29 +52,21 @@ class Likeness:
             return True
         began = time.perf_counter()
         vectors = list(self.step.strategy.weights())
-        alike = self.monitor.take_numbers(number, self.world.exchange.allgather(weights_number(vectors)))
+        acts = self.monitor.take_numbers(number, self.world.exchange.allgather(weights_number(vectors)))
         self.cost_s = time.perf_counter() - began
         before = self._open.pop(number, None)
         if before is not None:
-            self._settle(number, before, alike)
-        if alike:
+            self._settle(number, before, alike=not acts)
+        if not acts:
             return True
         found = [(index, differences(self.world, vector.view(-1))) for index, vector in enumerate(vectors)]
         vector, rows = next((index, rows) for index, rows in found if rows)
         self._open[number] = Seen(vector, tuple(rows))
-        self.monitor.add(self._act(number, rows))
-        return self.monitor.settings.rules.sync != "act"
-
-    def _act(self, number: int, rows: list[Difference]) -> Act:
-        """Back to a checkpoint: the rank is named where most have something else, else the replay will."""
-        ranks = len(self.monitor.hosts)
         told = "; ".join(self._told(row, number) for row in rows)
-        rank = rows[0].rank if len(rows) == 1 and ranks > 2 else NOBODY
-        if 2 * len(rows) >= ranks:
-            told += "; as many have the one as the other: a replay tells which"
-        figures = {"ranks": ", ".join(str(row.rank) for row in rows), "ulp": max(row.ulp for row in rows)}
-        figures |= {"elements": sum(row.elements for row in rows), "cost_s": self.cost_s}
-        return Act("sync", "roll_back", rank, self.monitor.host(rank), number, told, figures)
+        figures = {"ulp": max(row.ulp for row in rows), "elements": sum(row.elements for row in rows)}
+        for act in acts:
+            self.monitor.add(replace(act, evidence=f"{act.evidence}: {told}", figures={**act.figures, **figures}))
+        return self.monitor.settings.rules.sync != "act"
 
     def _settle(self, number: int, before: Seen, alike: bool) -> None:
         """What the replay of a step says of the difference that was found at it."""

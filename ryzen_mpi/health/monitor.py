@@ -49,7 +49,7 @@ class Monitor:
 
     def __init__(self, settings: Settings, given: Given, hosts: Sequence[str], resumed: int) -> None:
         self.settings, self.given, self.hosts = settings.monitor, given, hosts
-        self.acts_taken = self.stragglers = self.times_back = 0
+        self.acts_taken = self.times_back = 0
         self.compared = self.alike = 0
         self.trained_s = 0.0
         self._due: deque[Act] = deque()
@@ -59,6 +59,7 @@ class Monitor:
         """Training goes on from `step`, at the start or after going back."""
         self.rules: list[Rule] = make_rules(self.settings, self.given)
         self.alike_at = step
+        self._slow: set[int] = set()
         self._look: Look | None = None
 
     # -- before an update ---------------------------------------------------------------------------------------------
@@ -87,6 +88,8 @@ class Monitor:
         acts, self._due = list(self._due), deque()
         for act in acts:
             self.acts_taken += act.kind != "warn"
+            if act.rule == "straggler":
+                (self._slow.discard if act.figures.get("over") else self._slow.add)(act.rank)
             for rule in self.rules:
                 rule.took(act)
         return acts
@@ -106,7 +109,7 @@ class Monitor:
 
     def figures(self) -> dict[str, float]:
         """What is recorded of the monitor itself, by signal."""
-        figures = {"acts": self.acts_taken, "stragglers": self.stragglers, "sync_checks": self.compared}
+        figures = {"acts": self.acts_taken, "stragglers": len(self._slow), "sync_checks": self.compared}
         if self.compared:
             figures["sync_accuracy"] = self.alike / self.compared
         return figures
@@ -119,14 +122,16 @@ class Monitor:
         ranks = len(self.hosts)
         return bool(ranks > 1 and every and self.settings.rules.sync != "off" and (saving or step % every == 0))
 
-    def take_numbers(self, step: int, numbers: Sequence[int]) -> bool:
-        """Takes a number of every rank's weights after `step`; whether they are all the same."""
+    def take_numbers(self, step: int, numbers: Sequence[int]) -> list[Act]:
+        """Takes a number of every rank's weights after `step`; what follows where they are not all the same."""
         self.compared += 1
-        if len(set(numbers)) > 1:
-            return False
-        self.alike += 1
-        self.alike_at = step
-        return True
+        if len(set(numbers)) == 1:
+            self.alike += 1
+            self.alike_at = step
+            return []
+        assert self._look is not None, "weights are compared after a step"
+        look = replace(self._look, weights=tuple(numbers), compared=step)
+        return [act for rule in self.rules if rule.name == "sync" for act in rule.look(look)]
 
     def host(self, rank: int) -> str:
         """The node of a rank; empty for nobody's."""

@@ -10,6 +10,7 @@ import torch
 from ryzen_mpi.beacon import Beacon
 from ryzen_mpi.cluster.gauges import Gauges
 from ryzen_mpi.cluster.world import World
+from ryzen_mpi.data.sampler import rank_slice
 from ryzen_mpi.health.acts import NOBODY, Act
 from ryzen_mpi.health.checks import HealthChecks
 from ryzen_mpi.health.hands import Hands
@@ -32,7 +33,9 @@ class Watch:
 
     def __init__(self, world: World, step: TrainingStep, hosts: Sequence[str], threads: Sequence[int]) -> None:
         settings = step.settings
-        given = Given(step.micro_batch, threads, settings.training.save_interval)
+        shares = [rank_slice(step.global_batch, rank, step.ranks) for rank in range(step.ranks)]
+        samples = [share.stop - share.start for share in shares]
+        given = Given(step.micro_batch, threads, samples, settings.training.save_interval)
         self.monitor = Monitor(settings, given, hosts, step.progress.step)
         self.likeness = Likeness(world, step, self.monitor)
         self.checks = HealthChecks(world, settings.monitor.check_share)
@@ -59,7 +62,6 @@ class Watch:
             if act.kind == "roll_back":
                 back = self.monitor.back(act)
             self._tell(act, done, tools)
-        self.hands.rest()
         return back
 
     def begin(self, step: int) -> None:
@@ -90,6 +92,6 @@ def watch_over(world: World, step: TrainingStep, gauges: Gauges, beacon: Beacon)
     hosts, threads = zip(*told, strict=True)
     if step.ranks != world.size:  # virtual ranks, all in this process
         hosts, threads = hosts * step.ranks, threads * step.ranks
-    step.gauges, step.beats = gauges.sample, lambda: beacon.reading().beats
+    step.gauges, step.beats = gauges.newest, lambda: (beacon.reading().beats, gauges.taken)
     gauges.start()
     return Watch(world, step, hosts, threads)

@@ -38,7 +38,7 @@ class Row:
         own_square: squared norm of its own gradient before reduction, an estimate (OwnNorm).
         clock_s: its monotonic clock.
         step_s, communication_s, reduce_s: of the step before, which is the newest it can know.
-        beats: signs of life it has given.
+        beats, looks: signs of life it has given, and looks it has taken at its machine.
         rss_bytes: resident memory now.
         cpu_share: CPU seconds per wall second since the row before.
         gauges: the newest look at its machine (cluster.gauges.NAMES).
@@ -58,6 +58,7 @@ class Row:
     communication_s: float = math.nan
     reduce_s: float = math.nan
     beats: float = math.nan
+    looks: float = 0.0
     rss_bytes: float = 0.0
     cpu_share: float = math.nan
     gauges: Sequence[float] = UNKNOWN
@@ -106,6 +107,7 @@ class Table:
     communication_s: np.ndarray
     reduce_s: np.ndarray
     beats: np.ndarray
+    looks: np.ndarray
     rss_bytes: np.ndarray
     cpu_share: np.ndarray
 

@@ -38,12 +38,12 @@ def go_back(world: World, run: RunDirectory, step: TrainingStep, before: int, de
         found = newest_until(run, before)
 
     leader_decides(world, find)
-    factor = step.progress.rate_factor
+    lowered = step.progress
     if world.exchange.broadcast(found is not None):
         restore(world, step, found)
     else:
         begin_anew(step)
-    step.progress = replace(step.progress, rate_factor=min(factor, step.progress.rate_factor))
+    step.progress = replace(step.progress, rate_factor=lowered.rate_factor, lowered_until=lowered.lowered_until)
     if detour is not None:
         step.detours.append(detour)
     return step.progress.step

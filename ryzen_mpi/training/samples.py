@@ -36,14 +36,16 @@ class Samples:
         self._due = time.monotonic()  # after the first step: a run of a second has a sample too
         self._steps: list[tuple[float, float, float, float]] = []
         self._counted: dict[str, np.ndarray] = {}
+        self._looks: np.ndarray | float = 0.0
 
     def add(self, step: int, now: Table, times: Table) -> SampleRecord | None:
         """Takes a step, `now` its table and `times` the one with its times; a record where one is due."""
         mean_s = float(times.communication_s.mean())
         last = (float(times.step_s.max()), mean_s, float(times.reduce_s.max()), float(now.sent_bytes.sum()))
         self._steps.append(last)
+        new, self._looks = now.looks != self._looks, now.looks  # what a look has counted is in every row until the next
         for name in COUNTED:
-            self._counted[name] = self._counted.get(name, 0.0) + now.gauges[name]
+            self._counted[name] = self._counted.get(name, 0.0) + now.gauges[name] * new
         if time.monotonic() < self._due:
             return None
         self._due = time.monotonic() + self.interval_s

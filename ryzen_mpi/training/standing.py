@@ -25,7 +25,7 @@ class Standing:
         figures = {
             "attempt": self.run.epoch or 0,
             "skipped_steps": self.step.progress.skipped,
-            "rate_factor": self.step.progress.rate_factor,
+            "rate_factor": self.step.progress.factor,
             "micro_batch": self.step.micro_batch,
             "checkpoint_step": saved,
             "checkpoint_age_s": now - self._since,

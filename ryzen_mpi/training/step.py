@@ -34,13 +34,19 @@ class Progress:
         step: steps taken, skipped ones included.
         samples: positions of the sample stream consumed.
         skipped: steps whose update was left out.
-        rate_factor: what the learning rate is multiplied by: less than 1 where it had to be lowered.
+        rate_factor, lowered_until: what the learning rate is multiplied by up to that step, where it had to be lowered.
     """
 
     step: int = 0
     samples: int = 0
     skipped: int = 0
     rate_factor: float = 1.0
+    lowered_until: int = 0
+
+    @property
+    def factor(self) -> float:
+        """What the next step's learning rate is multiplied by."""
+        return self.rate_factor if self.step < self.lowered_until else 1.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,8 @@ class TrainingStep:
 
     Attributes:
         judge: says before every update whether it must be left out.
-        gauges, beats: give the newest look at this rank's machine, and how many signs of life it has given.
+        gauges, beats: give the newest look at this rank's machine, and how many signs of life it has given and looks
+            it has taken.
         hosts: name of each rank's node, for the judge.
         micro_batch: samples in one; may be made smaller between steps, on all ranks alike: the step's result stays
             the same but for rounding.
@@ -120,7 +127,7 @@ class TrainingStep:
     ) -> None:
         self.judge: Judge = judge or Calm()
         self.gauges: Callable[[], Sequence[float]] = lambda: UNKNOWN
-        self.beats: Callable[[], float] = lambda: math.nan
+        self.beats: Callable[[], tuple[float, float]] = lambda: (math.nan, 0.0)
         self.hosts: Sequence[str] = ()
         self.micro_batch = settings.training.batch_size
         self.detours: list[tuple[int, int]] = []
@@ -153,7 +160,7 @@ class TrainingStep:
         tokens = count * self.settings.model.seq_length
         table, communication_s, reduce_s = self._gradient(done.samples, count, stop)
         norm = math.sqrt(table.square_norm.sum())
-        rate = learning_rate(done.step, self.total_steps, self.settings.training) * done.rate_factor
+        rate = learning_rate(done.step, self.total_steps, self.settings.training) * done.factor
         skipped = self.judge.judge(self._look(table, norm, rate))
         variance = self._variance() if (done.step + 1) % self.settings.training.log_interval == 0 else None
         if not skipped:
@@ -238,7 +245,7 @@ class TrainingStep:
             *(part.loss, square, part.right, part.tokens, sent.sent, sent.plain, part.own_square),
             time.monotonic(),
             *self._last,
-            self.beats(),
+            *self.beats(),
             *usage,
             self.gauges(),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 from ryzen_mpi.health.acts import Act
 from ryzen_mpi.health.rules.rule import Rule, listed, only
@@ -17,7 +16,7 @@ class Sync(Rule):
     Looks at: a number of each rank made from all bits of its weights, at the steps they are compared.
     Statistic: none: training data-parallel, weights are equal to the last bit. The ranks outside the largest group of
     equals are named; where two groups are largest (two ranks, one against one) nobody is: replaying the same steps from
-    the checkpoint tells (`culprits`).
+    the checkpoint tells (health/likeness.py).
     False alarms: none by construction. Missed: different weights of the same number, one in 2^64.
     Found: at the first comparison after the fault (monitor.hash_interval steps at most).
     """
@@ -49,16 +48,3 @@ def minority(weights: Sequence[int]) -> list[int]:
     if len(groups) < 2 or groups[0][1] == groups[1][1]:
         return []
     return [rank for rank, number in enumerate(weights) if number != groups[0][0]]
-
-
-def culprits(first: Sequence[int], replayed: Sequence[int]) -> tuple[list[int], Literal["software", "hardware"]]:
-    """Who spoilt the weights, and what: `first` and `replayed` are of the same step, before and after a roll-back. Pure.
-
-    The steps are deterministic. So a mismatch that comes again, number by number, is computed: software (its ranks: the
-    minority). Where the replay is clean, or another one, a stray write or the hardware did it: the ranks whose number
-    the replay did not repeat. After a replay that is not clean only those can be named that did not repeat.
-    """
-    assert len(first) == len(replayed)
-    if list(first) == list(replayed):
-        return minority(first), "software"
-    return [rank for rank, number in enumerate(first) if number != replayed[rank]], "hardware"
