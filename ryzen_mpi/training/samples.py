@@ -45,7 +45,7 @@ class Samples:
         self._steps.append(last)
         new, self._looks = now.looks != self._looks, now.looks  # what a look has counted is in every row until the next
         for name in COUNTED:
-            self._counted[name] = self._counted.get(name, 0.0) + now.gauges[name] * new
+            self._counted[name] = self._counted.get(name, 0.0) + np.where(new, now.gauges[name], 0.0)
         if time.monotonic() < self._due:
             return None
         self._due = time.monotonic() + self.interval_s

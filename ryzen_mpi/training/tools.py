@@ -64,8 +64,8 @@ class Tools:
         """Closes everything without saving the state of `step`, which is to be left. Collective."""
         self.recorder.finish(step.last_times())
         self.lead(lambda: self.saver.close())
-        self.recorder.sink.close()
         self.events.event("back", why, "warning", step=step.progress.step)
+        self.recorder.sink.close()
         self.events.close()
 
     def close(self, step: TrainingStep) -> None:

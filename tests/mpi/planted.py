@@ -14,6 +14,12 @@ data:S       preparing the data takes S seconds longer
 segv:R@K     rank R reads what is not its own in step K
 gil:R@K      rank R waits in step K, for ever, without letting the interpreter's lock go
 forget:all   the optimiser's moments are zero before the first step
+nan:R@K,..   rank R's gradient has a NaN in its first parameter in the steps K, ...
+large:R@K,.. rank R's gradient is ten times what it is in the steps K, ...
+ulp:R@K      an element of rank R's weights is moved by one unit in the last place after step K, the first time
+flip:R@K     a high bit of an element of rank R's weights is flipped after step K, the first time
+always:R@K   as ulp, whenever step K is trained
+slow:R@K     rank R computes five times as long from step K on
 
 `what#E:…` is planted in the supervisor's attempt E alone.
 """
@@ -27,6 +33,8 @@ import signal
 import sys
 import time
 from pathlib import Path
+
+import torch
 
 from ryzen_mpi.training import checkpoint
 from ryzen_mpi.training.step import TrainingStep
@@ -66,7 +74,41 @@ def run(self: TrainingStep, stop: int = 0):
     if due("stop", self):
         os.kill(os.getpid(), signal.SIGUSR1)
         stop = signal.SIGUSR1
-    return original(self, stop)
+    outcome = original(self, stop)
+    spoil_weights(self)
+    return outcome
+
+
+def spoil_weights(self: TrainingStep) -> None:
+    for name in ("ulp", "flip", "always"):
+        if PLANTED.get(name) == f"{self.rank}@{self.progress.step}":
+            master = next(iter(self.strategy.weights()))
+            bits = master.view({4: torch.int32, 8: torch.int64}[master.element_size()])
+            bits[7] ^= 1 << (8 * master.element_size() - 6) if name == "flip" else 1
+            if name != "always":
+                del PLANTED[name]
+
+
+def steps_of(name: str, step: TrainingStep) -> list[int]:
+    """The steps in which this rank is to be spoilt."""
+    rank, _, steps = PLANTED.get(name, "").partition("@")
+    return [int(number) for number in steps.split(",")] if rank == str(step.rank) else []
+
+
+def forward_backward(self: TrainingStep, *arguments):
+    number, parameters = self.progress.step + 1, list(self.model.parameters())
+    hooks = []
+    if number in steps_of("large", self):
+        hooks = [parameter.register_hook(lambda gradient: 10 * gradient) for parameter in parameters]
+    if number in steps_of("nan", self):
+        hooks = [parameters[0].register_hook(lambda gradient: gradient * float("nan"))]
+    began = time.perf_counter()
+    part = original_backward(self, *arguments)
+    if [first for first in steps_of("slow", self) if number >= first]:
+        time.sleep(4 * (time.perf_counter() - began) + 0.3)
+    for hook in hooks:
+        hook.remove()
+    return part
 
 
 def evaluate(self: TrainingStep, beat=lambda: None):
@@ -97,6 +139,7 @@ def prepare_source(*arguments):
 
 
 TrainingStep.run = run
+original_backward, TrainingStep._forward_backward = TrainingStep._forward_backward, forward_backward
 if "evaluate" in PLANTED:
     original_evaluate, TrainingStep.evaluate = TrainingStep.evaluate, evaluate
 if "partial" in PLANTED:
