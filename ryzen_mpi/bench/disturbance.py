@@ -10,29 +10,14 @@ import os
 import time
 from pathlib import Path
 
+from ryzen_mpi.cluster.kernel import Threads
+
 DISTURBED_SHARE = 0.02
 """Of the measured time; beyond it a figure tells of the machine's other work, not of communication."""
 OTHERS_SHARE = 0.10
 """Of the cores' time taken by others; a quiet machine's own housekeeping stays far below."""
 SHORTEST_S = 0.3
-TASKS, STAT = Path("/proc/self/task"), Path("/proc/stat")
-
-Threads = dict[str, tuple[int, int]]
-
-
-def read_threads(tasks: Path = TASKS) -> Threads | None:
-    """Nanoseconds (run, waited for a core) of every thread of this process; None where the kernel does not count."""
-    threads = {}
-    for task in os.scandir(tasks):
-        try:
-            with open(f"{task.path}/schedstat") as file:
-                ran, waited, _ = file.read().split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # a thread that ended meanwhile
-        except (OSError, ValueError):
-            return None
-        threads[task.name] = int(ran), int(waited)
-    return threads or None
+STAT = Path("/proc/stat")
 
 
 def waited_share(before: Threads | None, after: Threads | None, elapsed_ns: int) -> float:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ryzen_mpi.bench.disturbance import DISTURBED_SHARE, Others, is_disturbed, others_share, read_threads, waited_share
+from ryzen_mpi.bench.disturbance import DISTURBED_SHARE, Others, is_disturbed, others_share, waited_share
 from ryzen_mpi.bench.prepared import Prepared, vectors
 from ryzen_mpi.cluster.exchange import MpiExchange
+from ryzen_mpi.cluster.kernel import read_threads
 
 ROUNDS = 20
 """Turns each side gets: a ratio of two sides is taken within a turn, a few milliseconds apart."""

@@ -7,7 +7,10 @@ admin-guide/pm/cpufreq; core_throttle_count is of arch/x86/kernel/cpu/mce/therm_
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+
+from ryzen_mpi.cluster.kernel import text
 
 SYS = Path("/sys")
 CPUINFO = Path("/proc/cpuinfo")
@@ -25,40 +28,32 @@ class Reading:
 
 def temperatures(root: Path = SYS) -> Reading:
     """Degrees Celsius of the processors' sensors. Local."""
-    found = {}
-    for chip in sorted((root / "class/hwmon").glob("hwmon*")):
-        name = _text(chip / "name")
-        for path in sorted(chip.glob("temp*_input")) if name in PROCESSORS else ():
-            label = _text(path.with_name(path.name.replace("_input", "_label"))) or path.name.removesuffix("_input")
-            _add(found, f"{chip.name} {name} {label}", path, 1e-3)
-    for zone in sorted((root / "class/thermal").glob("thermal_zone*")):
-        if not found and _text(zone / "type") in PROCESSORS:
-            _add(found, f"{zone.name} {_text(zone / 'type')}", zone / "temp", 1e-3)
+    found = _told(_chips(root), 1e-3) or _told(_zones(root), 1e-3)
     return Reading(found, "" if found else "no sensor of a processor in /sys/class/hwmon and /sys/class/thermal")
 
 
-def throttles(root: Path = SYS) -> Reading:
-    """How often each processor slowed itself down because of heat, since it was started. Local."""
+def throttles(root: Path = SYS, cpus: frozenset[int] | None = None) -> Reading:
+    """How often each processor slowed itself down because of heat, since it was started; all, or `cpus`. Local."""
     found = {}
-    for cpu in sorted((root / "devices/system/cpu").glob("cpu[0-9]*")):
-        for kind in ("core", "package"):
-            _add(found, f"{cpu.name} {kind}", cpu / f"thermal_throttle/{kind}_throttle_count")
+    for kind in ("core", "package"):
+        counts = _told(_of_cpus(root, cpus, f"thermal_throttle/{kind}_throttle_count"))
+        found |= {f"{cpu} {kind}": count for cpu, count in counts.items()}
     return Reading(found, "" if found else "no thermal_throttle in /sys/devices/system/cpu: Intel's processors have it")
 
 
-def clocks(root: Path = SYS, cpuinfo: Path = CPUINFO) -> Reading:
-    """MHz every logical CPU runs at now. Local. A virtual machine is told a constant: that is no reading."""
-    found = {}
-    for cpu in sorted((root / "devices/system/cpu").glob("cpu[0-9]*")):
-        _add(found, cpu.name, cpu / "cpufreq/scaling_cur_freq", 1e-3)
+def clocks(root: Path = SYS, cpuinfo: Path = CPUINFO, cpus: frozenset[int] | None = None) -> Reading:
+    """MHz every logical CPU, or those of `cpus`, runs at now. Local.
+
+    A virtual machine is told a constant: that is no reading.
+    """
+    found = _told(_of_cpus(root, cpus, "cpufreq/scaling_cur_freq"), 1e-3)
     if found:
         return Reading(found)
     lines = _text(cpuinfo).splitlines()
     if any("hypervisor" in line for line in lines if line.startswith("flags")):
         return Reading(why="no cpufreq in sysfs, and a virtual machine's /proc/cpuinfo names a constant")
     values = [line.partition(":")[2] for line in lines if line.startswith("cpu MHz")]
-    for number, value in enumerate(values):
-        found[f"cpu{number}"] = float(value)
+    found = {f"cpu{cpu}": float(value) for cpu, value in enumerate(values) if cpus is None or cpu in cpus}
     return Reading(found, "" if found else "neither cpufreq in sysfs nor cpu MHz in /proc/cpuinfo")
 
 
@@ -67,7 +62,7 @@ def energies(root: Path = SYS) -> Reading:
     found, refused = {}, None
     for zone in _packages(root):
         try:
-            found[zone.name] = float((zone / "energy_uj").read_text())
+            found[zone.name] = float(text(zone / "energy_uj"))
         except (OSError, ValueError) as error:
             refused = error
     if found:
@@ -80,11 +75,42 @@ def energies(root: Path = SYS) -> Reading:
 def energy_range(zone: str, root: Path = SYS) -> float:
     """Microjoules after which the counter of package `zone` begins again from 0; infinite where not told. Local."""
     try:
-        return float((root / "class/powercap" / zone / "max_energy_range_uj").read_text())
+        return float(text(root / "class/powercap" / zone / "max_energy_range_uj"))
     except (OSError, ValueError):
         return float("inf")
 
 
+# Where the files are is looked up once: there are hundreds, and they stay as long as the machine is up.
+
+
+@lru_cache
+def _chips(root: Path) -> dict[str, str]:
+    """Sensor -> file, of the chips that sit in processors."""
+    files = {}
+    for chip in sorted((root / "class/hwmon").glob("hwmon*")):
+        name = _text(chip / "name")
+        for path in sorted(chip.glob("temp*_input")) if name in PROCESSORS else ():
+            label = _text(path.with_name(path.name.replace("_input", "_label"))) or path.name.removesuffix("_input")
+            files[f"{chip.name} {name} {label}"] = str(path)
+    return files
+
+
+@lru_cache
+def _zones(root: Path) -> dict[str, str]:
+    """Zone -> file, of the firmware's thermal zones of processors."""
+    zones = [(zone, _text(zone / "type")) for zone in sorted((root / "class/thermal").glob("thermal_zone*"))]
+    return {f"{zone.name} {kind}": str(zone / "temp") for zone, kind in zones if kind in PROCESSORS}
+
+
+@lru_cache
+def _of_cpus(root: Path, cpus: frozenset[int] | None, name: str) -> dict[str, str]:
+    """cpuN -> its file of this name."""
+    folders = sorted((root / "devices/system/cpu").glob("cpu[0-9]*"))
+    wanted = [folder for folder in folders if cpus is None or int(folder.name[3:]) in cpus]
+    return {folder.name: str(folder / name) for folder in wanted if (folder / name).exists()}
+
+
+@lru_cache
 def _packages(root: Path) -> list[Path]:
     zones = sorted((root / "class/powercap").glob("*rapl*:*"))
     return [zone for zone in zones if _text(zone / "name").startswith("package")]
@@ -92,13 +118,17 @@ def _packages(root: Path) -> list[Path]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return text(path).strip()
     except OSError:
         return ""
 
 
-def _add(found: dict[str, float], name: str, path: Path, factor: float = 1.0) -> None:
-    try:
-        found[name] = float(path.read_text()) * factor
-    except (OSError, ValueError):  # a sensor that is there and does not answer
-        return
+def _told(files: dict[str, str], factor: float = 1.0) -> dict[str, float]:
+    """What the files say, times `factor`; without those that do not answer now."""
+    found = {}
+    for name, path in files.items():
+        try:
+            found[name] = float(text(path)) * factor
+        except (OSError, ValueError):
+            continue
+    return found

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SYSFS = Path("/sys/devices/system")
+from ryzen_mpi.cluster.kernel import PROC, size_of, text
+
+SYSFS, CGROUPS = Path("/sys/devices/system"), Path("/sys/fs/cgroup")
+_GROUP_FILES = (
+    ("memory.max", "memory.current", ""),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+)
+"""Limit, use, and what the counts of all groups below begin with, in versions 2 and 1 of control groups."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -108,34 +115,64 @@ def machine_id() -> str:
         return socket.gethostname()
 
 
-def read_memory(cgroup_root: Path = Path("/sys/fs/cgroup")) -> Memory:
-    """The node's memory, or the cgroup's where that is less. Local."""
-    import psutil
-
-    machine = psutil.virtual_memory()
-    limits = []
-    for path in _cgroup_limit_files(cgroup_root):
-        try:
-            limits.append((int(path.read_text()), path))
-        except (OSError, ValueError):  # "max" is no limit
-            continue
-    if limits and (limit := min(limits))[0] < machine.total:
-        return Memory(limit[0], min(limit[0], machine.available), f"cgroup limit {limit[1]}")
-    return Memory(machine.total, machine.available, "MemTotal")
+def read_memory(cgroup_root: Path = CGROUPS, proc: Path = PROC) -> Memory:
+    """The node's memory, or the cgroup's where that is less: who is at its limit is killed on an empty node. Local."""
+    total, available = (size_of(key, proc / "meminfo") for key in ("MemTotal", "MemAvailable"))
+    reason = "MemTotal"
+    for limit, spare, path in _limits(own_groups("memory", cgroup_root, proc), total):
+        available = min(available, spare)
+        if limit < total:
+            total, reason = limit, f"cgroup limit {path}"
+    return Memory(total, available, reason)
 
 
-def _cgroup_limit_files(root: Path) -> list[Path]:
-    """The limit files of this process' cgroup and all above it, version 1 and 2."""
-    files = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
+def domain_memory(domain: int, root: Path = SYSFS) -> tuple[int, int]:
+    """Bytes of a NUMA domain that are in use, the page cache's among them, and that are free. Raises OSError."""
+    path = root / f"node/node{domain}/meminfo"
+    free = size_of("MemFree", path)
+    return size_of("MemTotal", path) - free, free
+
+
+def own_groups(controller: str, root: Path = CGROUPS, proc: Path = PROC) -> list[Path]:
+    """Folders of this process' cgroup and of all above it, top first: version 2's, and version 1's of `controller`."""
+    folders = []
+    for line in _lines(proc / "self/cgroup"):
         _, controllers, path = line.split(":", 2)
-        base, name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
+        base = root / controller if controllers else next(filter(Path.is_dir, [root / "unified"]), root)
         parts = Path(path.lstrip("/")).parts
-        files += [base.joinpath(*parts[:depth], name) for depth in range(len(parts) + 1)]
-    return files
+        folders += [base.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+    return folders
+
+
+def _limits(groups: Iterable[Path], below: int) -> Iterator[tuple[int, int, Path]]:
+    """(limit, bytes left, file of the limit) of the groups that have one under `below` bytes."""
+    for group in groups:
+        for name, used, hierarchy in _GROUP_FILES:
+            try:
+                limit = int(text(group / name))
+            except (OSError, ValueError):  # of the other version; "max" is no limit
+                continue
+            if limit < below:
+                yield limit, max(0, limit - _used(group, used, hierarchy)), group / name
+
+
+def _used(group: Path, used: str, hierarchy: str) -> int:
+    """Bytes a group has for good; 0 where it isn't told.
+
+    Not for good are files in memory: the kernel takes them back before it kills, as it does in MemAvailable.
+    """
+    try:
+        counts = dict(line.split() for line in _lines(group / "memory.stat"))
+        cached = sum(int(counts.get(f"{hierarchy}{kind}_file", 0)) for kind in ("active", "inactive"))
+        return max(0, int(text(group / used)) - cached)
+    except (OSError, ValueError):
+        return 0
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return text(path).splitlines()
+    except OSError:
+        return []

@@ -98,7 +98,8 @@ class Probe:
 
     def _turns(self, sides: dict[str, Callable[[], object]]) -> dict[str, Any]:
         """By side: [ranks][rounds][steps] seconds, and [rounds] seconds a step of a turn's slowest rank."""
-        from ryzen_mpi.bench.disturbance import read_threads, waited_share
+        from ryzen_mpi.bench.disturbance import waited_share
+        from ryzen_mpi.cluster.kernel import read_threads
 
         mine: dict[str, list[list[float]]] = {name: [] for name in sides}
         turns: dict[str, list[float]] = {name: [] for name in sides}

@@ -153,7 +153,8 @@ def measure(step: TrainingStep, source: Counted, spec: Spec) -> Part:
     """Warm-up, then the measured steps between two barriers. Collective."""
     import torch.distributed as dist
 
-    from ryzen_mpi.bench.disturbance import read_threads, waited_share
+    from ryzen_mpi.bench.disturbance import waited_share
+    from ryzen_mpi.cluster.kernel import read_threads
 
     part = Part()
     for _ in range(spec.warmup_steps):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ryzen_mpi.bench.disturbance import Others, is_disturbed, others_share, read_threads, waited_share
+from ryzen_mpi.bench.disturbance import Others, is_disturbed, others_share, waited_share
+from ryzen_mpi.cluster.kernel import read_threads
 
 SECOND = 10**9
 

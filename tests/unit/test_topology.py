@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ryzen_mpi.cluster import topology
 from ryzen_mpi.cluster.topology import cpulist_text, parse_cpulist, read_memory, read_topology
 
 CPUS = 32  # 2 packages x 2 NUMA domains x 4 cores x 2 hardware threads; thread 2 of core c is CPU c + 16
@@ -89,35 +88,74 @@ def test_a_cpulist_is_written_as_the_kernel_does():
 # --- memory --------------------------------------------------------------------------------------------------
 
 
-def own_group(monkeypatch, tmp_path, line: str) -> None:
-    """Lets /proc/self/cgroup hold `line`."""
-    (tmp_path / "cgroup").write_text(line)
-
-    class Planted(type(Path())):
-        def __new__(cls, path, *more):
-            return Path(tmp_path / "cgroup" if path == "/proc/self/cgroup" else path, *more)
-
-    monkeypatch.setattr(topology, "Path", Planted)
+def plant_node(root: Path, groups: str) -> Path:
+    """A /proc with 100 MiB of memory, 80 of them available, and this process in `groups`."""
+    (root / "self").mkdir(parents=True)
+    (root / "self/cgroup").write_text(groups)
+    (root / "meminfo").write_text(f"MemTotal:  {100 << 10} kB\nMemFree: 1 kB\nMemAvailable:   {80 << 10} kB\n")
+    return root
 
 
-@pytest.mark.parametrize(
-    ("line", "file"),
+VERSIONS = pytest.mark.parametrize(
+    ("line", "group", "limit", "used", "hierarchy"),
     [
-        ("0::/slurm/job_7/step_0\n", "slurm/job_7/memory.max"),
-        ("4:memory:/slurm/job_7\n3:cpu:/elsewhere\n", "memory/slurm/memory.limit_in_bytes"),
+        ("0::/slurm/job_7/step_0\n", "slurm/job_7", "memory.max", "memory.current", ""),
+        (
+            "4:memory:/slurm/job_7\n3:cpu:/elsewhere\n",
+            "memory/slurm",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_",
+        ),
     ],
     ids=["version 2", "version 1"],
 )
-def test_the_tightest_cgroup_above_limits_memory(tmp_path, monkeypatch, line, file):
-    own_group(monkeypatch, tmp_path, line)
-    (tmp_path / file).parent.mkdir(parents=True)
-    (tmp_path / file).write_text(f"{64 << 20}\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    found = read_memory(tmp_path)
+
+
+@VERSIONS
+def test_the_tightest_cgroup_above_limits_memory(tmp_path, line, group, limit, used, hierarchy):
+    proc, groups = plant_node(tmp_path / "proc", line), tmp_path / "cgroup"
+    (groups / group).mkdir(parents=True)
+    (groups / group / limit).write_text(f"{64 << 20}\n")
+    (groups / "memory.max").write_text("max\n")
+    found = read_memory(groups, proc)
     assert found.total_bytes == found.available_bytes == 64 << 20
-    assert str(tmp_path / file) in found.reason
+    assert str(groups / group / limit) in found.reason
 
 
-def test_without_a_limit_the_machine_counts(tmp_path):
-    found = read_memory(tmp_path)
-    assert found.reason == "MemTotal" and 0 < found.available_bytes <= found.total_bytes
+@VERSIONS
+def test_what_a_cgroup_uses_is_not_available_but_for_files_in_memory(tmp_path, line, group, limit, used, hierarchy):
+    proc, folder = plant_node(tmp_path / "proc", line), tmp_path / "cgroup" / group
+    folder.mkdir(parents=True)
+    (folder / limit).write_text(f"{64 << 20}\n")
+    (folder / used).write_text(f"{60 << 20}\n")
+    assert read_memory(tmp_path / "cgroup", proc).available_bytes == 4 << 20
+    counts = {"active_file": 1 << 20, "inactive_file": 2 << 20, "inactive_anon": 40 << 20}
+    (folder / "memory.stat").write_text("".join(f"{hierarchy}{key} {value}\n" for key, value in counts.items()))
+    assert read_memory(tmp_path / "cgroup", proc).available_bytes == 7 << 20
+
+
+def test_of_all_groups_above_the_fullest_counts(tmp_path):
+    """A step may have room under its own limit while its job, whose limit is larger, is full."""
+    proc = plant_node(tmp_path / "proc", "0::/job/step\n")
+    for group, limit, used in (("job", 60, 59), ("job/step", 50, 10)):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "memory.max").write_text(f"{limit << 20}\n")
+        (tmp_path / group / "memory.current").write_text(f"{used << 20}\n")
+    found = read_memory(tmp_path, proc)
+    assert (found.total_bytes, found.available_bytes) == (50 << 20, 1 << 20)
+
+
+@pytest.mark.parametrize("limit", ["max", 9223372036854771712], ids=["version 2", "version 1"])
+def test_a_group_without_a_limit_does_not_limit(tmp_path, limit):
+    proc = plant_node(tmp_path / "proc", "0::/job\n4:memory:/job\n")
+    for name in ("job/memory.max", "memory/job/memory.limit_in_bytes"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"{limit}\n")
+    found = read_memory(tmp_path, proc)
+    assert (found.total_bytes, found.available_bytes, found.reason) == (100 << 20, 80 << 20, "MemTotal")
+
+
+def test_this_machine_has_memory():
+    found = read_memory()
+    assert 0 < found.available_bytes <= found.total_bytes

@@ -131,8 +131,9 @@ def judge_loss(
 @check("network_stability", "E7", "round trips between all pairs of nodes over a long time", "nodes", 60, 2, 2)
 def network_stability(context: Context) -> Findings:
     """Collective. `duration_s`: 10 s unless given; the documents ask for 3600."""
-    from ryzen_mpi.bench.disturbance import is_disturbed, read_threads, waited_share
+    from ryzen_mpi.bench.disturbance import is_disturbed, waited_share
     from ryzen_mpi.bench.output import disturbed_mark
+    from ryzen_mpi.cluster.kernel import read_threads
     from ryzen_mpi.validation.probes import wires
 
     world = context.world

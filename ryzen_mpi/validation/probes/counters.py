@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ryzen_mpi.cluster.kernel import Untold, protocol_counts
+
 PROC_NET, CLASS_NET = Path("/proc/net"), Path("/sys/class/net")
 TCP = ("OutSegs", "RetransSegs", "InErrs", "InCsumErrors")
 UDP = ("RcvbufErrors", "SndbufErrors", "InCsumErrors")
@@ -19,7 +21,10 @@ def read(interface: str, proc: Path = PROC_NET, net: Path = CLASS_NET) -> dict[s
     """
     found = {}
     for name, wanted in (("Tcp", TCP), ("Udp", UDP), ("TcpExt", EXTENDED)):
-        table = _table(proc / ("netstat" if name == "TcpExt" else "snmp"), name)
+        try:
+            table = protocol_counts(name, proc / ("netstat" if name == "TcpExt" else "snmp"))
+        except (OSError, ValueError, Untold):
+            continue
         found |= {f"{name}.{key}": table[key] for key in wanted if key in table}
     for key in INTERFACE:
         try:
@@ -27,15 +32,6 @@ def read(interface: str, proc: Path = PROC_NET, net: Path = CLASS_NET) -> dict[s
         except (OSError, ValueError):
             continue
     return found
-
-
-def _table(path: Path, name: str) -> dict[str, int]:
-    """The two lines of a protocol: names, then values."""
-    try:
-        rows = [line.split()[1:] for line in path.read_text().splitlines() if line.startswith(f"{name}:")]
-        return dict(zip(rows[0], map(int, rows[1]), strict=True)) if len(rows) == 2 else {}
-    except (OSError, ValueError):
-        return {}
 
 
 def grown(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:

@@ -127,19 +127,8 @@ def resident_bytes(statm: Path = STATM) -> int:
     return int(statm.read_text().split()[1]) * mmap.PAGESIZE
 
 
-def spare_bytes(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
+def spare_bytes() -> int:
     """Bytes the node, or the cgroup this process is in, has left. Local."""
-    import psutil
-
     from ryzen_mpi.cluster.topology import read_memory
 
-    left = psutil.virtual_memory().available
-    memory = read_memory(cgroup_root)
-    if memory.reason.startswith("cgroup limit "):
-        limit = Path(memory.reason.removeprefix("cgroup limit "))
-        used = limit.with_name({"memory.max": "memory.current"}.get(limit.name, "memory.usage_in_bytes"))
-        try:
-            left = min(left, memory.total_bytes - int(used.read_text()))
-        except (OSError, ValueError):
-            left = min(left, memory.available_bytes)
-    return left
+    return read_memory().available_bytes
