@@ -197,3 +197,24 @@ SIGNALS: dict[str, Signal] = {signal.name: signal for signal in _ALL}
 def of_kind(*kinds: Kind) -> list[Signal]:
     """The signals of these kinds, in the table's order."""
     return [signal for signal in _ALL if signal.kind in kinds]
+
+
+_PROMETHEUS_UNITS = {
+    "s": ("_s", "_seconds"),
+    "B": ("_bytes", "_bytes"),
+    "B/s": ("", "_bytes_per_second"),
+    "1/s": ("", "_per_second"),
+    "Hz": ("_hz", "_hertz"),
+    "°C": ("_c", "_celsius"),
+    "W": ("_w", "_watts"),
+}
+"""How the name of a signal of a unit ends here, and how its name ends there; other units are not told there."""
+
+
+def prometheus_name(signal: Signal) -> str:
+    """The name of `signal` at Prometheus: its own, after "ryzen_mpi_", with the base unit written out.
+
+    rank_ stays where it is: rank_step_s is another series than step_s, and no name changes because another comes.
+    """
+    ours, theirs = _PROMETHEUS_UNITS.get(signal.unit, ("", ""))
+    return f"ryzen_mpi_{signal.name.removesuffix(ours)}{theirs}"
