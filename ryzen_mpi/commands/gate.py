@@ -16,7 +16,13 @@ _SET = click.option("--set", "which", type=click.Choice(["sound", "published"]),
 @click.option("--results", type=click.Path(path_type=Path), metavar="DIR", help="[default: runs/validation-PHASE]")
 @_SET
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON.")
-def command(name: str, results: Path | None, which: str, as_json: bool) -> None:
+@click.option(
+    "--prometheus",
+    type=click.Path(path_type=Path),
+    metavar="FILE.prom",
+    help="Also writes the verdict for Prometheus' textfile collector.",
+)
+def command(name: str, results: Path | None, which: str, as_json: bool, prometheus: Path | None) -> None:
     """May the phase after PHASE start? Judges recorded results; runs nothing.
 
     \b
@@ -28,6 +34,10 @@ def command(name: str, results: Path | None, which: str, as_json: bool) -> None:
     from ryzen_mpi.validation.gate import EXIT_CODES
 
     verdict = judge_folder(name, results, which)
+    if prometheus is not None:
+        from ryzen_mpi.validation.gate_metrics import write_gate_metrics
+
+        write_gate_metrics(verdict, prometheus)
     click.echo(json.dumps(verdict.as_json(), indent=1) if as_json else verdict_text(verdict))
     sys.exit(EXIT_CODES[verdict.verdict])
 

@@ -13,7 +13,7 @@ import h5py
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import read_records
 from ryzen_mpi.metrics.hdf5_file import SafeFile, read_whole
-from ryzen_mpi.metrics.hdf5_table import TABLES, Table, commit, create_tables, read_tables
+from ryzen_mpi.metrics.hdf5_table import FORMAT, TABLES, Table, commit, create_tables, read_tables
 from ryzen_mpi.metrics.record import EvaluationRecord, Record, SampleRecord, StepRecord
 from ryzen_mpi.metrics.sink import to_stderr
 
@@ -22,6 +22,7 @@ BATCH_S = 10.0
 
 # What h5py raises for a file whose inside is damaged, beside OSError: a missing dataset, a wrong type, a lost object.
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
+_TABLE_OF = {StepRecord: "training", EvaluationRecord: "evaluation", SampleRecord: "samples"}
 
 
 class Hdf5Sink:
@@ -29,7 +30,7 @@ class Hdf5Sink:
 
     Opening puts the file into the state it had after step `resume_step`: later rows are cut off; rows that are
     missing up to there (a batch lost with a killed writer, or all of a damaged file, which is set aside as
-    `metrics.h5.damaged-<n>`, as is one of other layers or a newer format) are taken from `events`.
+    `metrics.h5.damaged-<n>`, as is one of other layers or another format) are taken from `events`.
 
     Args:
         path: the file; made where it is missing.
@@ -60,18 +61,25 @@ class Hdf5Sink:
             self._disk = _prepared(self.path, world_size, layer_names, report)
             self._file = h5py.File(self._disk, "r+")
             self._file.attrs.update(run or {})
-            self._tables = {name: Table(self._file, name, resume_step) for name in TABLES}
-            self._commit()  # before the rows go: there must never be fewer than are said to be
-            for table in self._tables.values():
-                table.trim()
+            self._cut(resume_step)
             if events is not None and self._tables["training"].last_step < resume_step:
                 self._fill(events, resume_step)
             self._commit()
+            self._newest = self._last_steps()
         except OSError as error:
             raise _refusal(self.path, error) from error
 
     def write(self, record: Record) -> None:
-        """Takes a record; writes the batch when it is due. Raises OSError and the like where the disk refuses."""
+        """Takes a record; writes the batch when it is due. Raises OSError and the like where the disk refuses.
+
+        Of several samples or evaluations after one step the first is kept. Raises ValueError for a step that was
+        written already: `rewind` comes first.
+        """
+        if record.step <= self._newest.get(type(record), 0):
+            if isinstance(record, StepRecord):
+                raise ValueError(f"step {record.step} after step {self._newest[StepRecord]}")
+            return
+        self._newest[type(record)] = record.step
         self._waiting.append(record)
         if len(self._waiting) >= BATCH_ROWS or time.monotonic() - self._flushed_at >= BATCH_S:
             self.flush()
@@ -86,6 +94,14 @@ class Hdf5Sink:
         self._tables["samples"].append([record for record in waiting if isinstance(record, SampleRecord)])
         self._commit()
 
+    def rewind(self, step: int) -> None:
+        """Cuts off what came after `step`, in all tables: the training goes back to it. Raises as `write` does."""
+        self._waiting = [record for record in self._waiting if record.step <= step]
+        self.flush()
+        self._cut(step)
+        self._commit()
+        self._newest = self._last_steps()
+
     def close(self) -> None:
         """Flushes and closes; harmless when repeated. A file that cannot be flushed is closed as it is."""
         if self._file:
@@ -97,6 +113,16 @@ class Hdf5Sink:
                     self._disk.settle()
                 self._disk.close()
 
+    def _cut(self, step: int) -> None:
+        """The tables as they were after `step`."""
+        self._tables = {name: Table(self._file, name, step) for name in TABLES}
+        self._commit()  # before the rows go: there must never be fewer than are said to be
+        for table in self._tables.values():
+            table.trim()
+
+    def _last_steps(self) -> dict[type, int]:
+        return {kind: self._tables[name].last_step for kind, name in _TABLE_OF.items()}
+
     def _commit(self) -> None:
         commit(self._file, self._tables.values())
         self._file.flush()
@@ -107,15 +133,24 @@ class Hdf5Sink:
         """Appends the records after the last row of each table up to `resume_step`."""
         if not events.exists():
             return
-        # A step trained again after a rollback is in the log more than once: the last time is what became of it.
         by_kind: dict[type, dict[int, Record]] = {StepRecord: {}, EvaluationRecord: {}, SampleRecord: {}}
+        newest = 0
         for record in read_records(events):
-            if record.step <= resume_step:
-                by_kind[type(record)][record.step] = record
+            if record.step > resume_step:
+                continue
+            if isinstance(record, StepRecord):
+                if record.step <= newest:  # trained again after a rollback: what was told of later steps is undone
+                    by_kind = {kind: _until(rows, record.step) for kind, rows in by_kind.items()}
+                newest = record.step
+            by_kind[type(record)][record.step] = record
         steps, evaluations, samples = ([rows[step] for step in sorted(rows)] for rows in by_kind.values())
         varied = [record for record in steps if record.gradient_variance is not None]
         for table, records in zip(self._tables.values(), (steps, varied, evaluations, samples), strict=True):
             table.append([record for record in records if record.step > table.last_step])
+
+
+def _until(rows: dict[int, Record], step: int) -> dict[int, Record]:
+    return {at: record for at, record in rows.items() if at <= step}
 
 
 def _prepared(path: Path, world_size: int, layers: Sequence[str], report: Callable[[str], None]) -> SafeFile:
@@ -139,6 +174,8 @@ def _verify(path: Path, layers: Sequence[str]) -> None:
     Reads a copy: HDF5 writes into a file that it opens for writing, and a damaged one must stay as it is.
     """
     with h5py.File(io.BytesIO(read_whole(path)), "r") as file:
+        if file.attrs["format"] != FORMAT:
+            raise ValueError(f"it has format {file.attrs['format']}, this version of ryzen_mpi continues {FORMAT}")
         if read_tables(file)["gradients/layers"].tolist() != list(layers):
             raise ValueError("it has other layers")
 

@@ -38,6 +38,8 @@ TABLES: dict[str, dict[str, Signal]] = {
 COMMITTED = "committed_rows"
 # A new chunk changes HDF5's index of chunks, the one change that a kill can leave half done: they are large and rare.
 _CHUNK_ROWS, _CHUNK_VALUES = 1024, 16384
+# A flush writes whole chunks. Samples come one at a time, into 45 datasets: with large chunks that is 0.9 MiB each.
+_SAMPLE_ROWS = 128
 
 
 class Table:
@@ -111,21 +113,22 @@ def create_tables(file: h5py.File, ranks: int, layers: Sequence[str]) -> None:
         file.attrs[name] = text
     file.attrs["format"] = FORMAT
     widths = dict.fromkeys(RANKED, ranks) | {"layer": len(layers)}
-    for columns in TABLES.values():
+    for name, columns in TABLES.items():
+        rows = _SAMPLE_ROWS if name == "samples" else _CHUNK_ROWS
         for path, signal in columns.items():
-            _create(file, path, signal, widths.get(signal.kind))
+            _create(file, path, signal, widths.get(signal.kind), rows)
     committed = file.create_dataset(COMMITTED, data=np.zeros(len(TABLES), np.int64))
     committed.attrs["unit"] = "1"
     committed.attrs["description"] = "finished rows of the tables " + ", ".join(TABLES)
     file["gradients/gradient_variance"].attrs.create("layers", list(layers), dtype=h5py.string_dtype())
 
 
-def _create(file: h5py.File, path: str, signal: Signal, width: int | None) -> None:
+def _create(file: h5py.File, path: str, signal: Signal, width: int | None, rows: int) -> None:
     if width is None:
-        shape, limit, chunks = (0,), (None,), (_CHUNK_ROWS,)
+        shape, limit, chunks = (0,), (None,), (rows,)
     else:
         shape, limit = (0, width), (None, None)
-        chunks = (min(_CHUNK_ROWS, max(1, _CHUNK_VALUES // max(width, 1))), max(width, 1))
+        chunks = (min(rows, max(1, _CHUNK_VALUES // max(width, 1))), max(width, 1))
     fill = np.nan if signal.dtype == "float64" else None
     dataset = file.create_dataset(path, shape, signal.dtype, maxshape=limit, chunks=chunks, fillvalue=fill)
     dataset.attrs["unit"] = signal.unit
@@ -148,7 +151,8 @@ def read_tables(file: h5py.File) -> dict[str, np.ndarray]:
     for (name, columns), rows in zip(TABLES.items(), counts, strict=True):
         for path, signal in columns.items():
             if version == OLD_FORMAT and path not in file:
-                arrays[path] = np.full((rows, 0) if signal.kind in RANKED else rows, np.nan)
+                shape = (rows, 0) if signal.kind in RANKED else rows
+                arrays[path] = np.full(shape, np.nan if signal.dtype == "float64" else 0, signal.dtype)
             else:
                 arrays[path] = file[path][:rows]
             if len(arrays[path]) < rows:

@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_drops_the_files_and_lets_training_go_on(tmp_path):
         print("rows", len(read_metrics(disk / "metrics.h5")["training/step"]))
         print("trained on")
     """)
-    mount = f'mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec "$@"'
+    mount = f'mount -t tmpfs -o size=2m tmpfs {tmp_path} && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", source, str(tmp_path)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
     if "mount:" in done.stderr or "unshare:" in done.stderr:
