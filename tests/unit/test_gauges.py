@@ -216,6 +216,11 @@ def test_a_file_of_another_form_is_a_reason_too(machine, path, text, name, words
     assert words in gauges.reasons[name]
 
 
+def test_a_key_is_found_as_a_whole(machine):
+    with pytest.raises(kernel.Untold, match="no Swap in"):
+        kernel.size_of("Swap", machine.proc / "self/status")
+
+
 def test_a_rank_on_two_domains_has_the_memory_of_both(machine):
     readers = machine.readers(1, 2)
     assert readers["numa_free_bytes"]() == 3 * GIB and readers["numa_used_bytes"]() == 5 * GIB
@@ -239,7 +244,8 @@ def test_a_cgroup_near_its_limit_leaves_little_on_an_empty_node(machine, files, 
 
 def test_a_cgroups_own_pressure_goes_before_the_nodes(machine):
     machine.pressure(machine.sys / "fs/cgroup/job/memory.pressure", 60.0)
-    machine.pressure(machine.sys / "fs/cgroup/cpu.pressure", 10.0)
+    for what in ("cpu", "memory"):
+        machine.pressure(machine.sys / f"fs/cgroup/{what}.pressure", 10.0)  # of a group further out
     assert [machine.readers()[f"{what}_pressure"]() for what in ("cpu", "memory", "io")] == [0.1, 0.6, 0.005]
 
 
@@ -291,6 +297,9 @@ def test_a_file_that_fails_once_costs_no_event(machine):
     kept.rename(snmp)
     machine.retransmits(140)
     assert look()["retransmits"] == 40
+    put(snmp, "nothing")
+    look()
+    assert "No such file" in gauges.reasons["retransmits"]  # the first reason stays
 
 
 def test_what_is_not_there_at_first_is_not_asked_for_again_and_its_reason_stays(machine, monkeypatch):
