@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from ryzen_mpi.training.flat import layers_of
 from ryzen_mpi.training.look import Calm, Judge, Look
 from ryzen_mpi.training.own_norm import OwnNorm
 from ryzen_mpi.training.schedule import learning_rate
-from ryzen_mpi.training.strategy import Strategy
+from ryzen_mpi.training.strategy import Strategy, layer_counts, layer_moments
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class StepOutcome:
         stop: number of the signal some rank was asked to stop with, or 0.
         table: every rank's row; its times are those of the step before.
         gradient_variance: of each layer's gradient elements before clipping, every training.log_interval steps.
+        gradient_counts: [layers, bins] at the same steps, where monitor.tensorboard wants them (strategy.layer_counts).
         step_s, communication_s, reduce_s: this rank's; the last, of communication, is the gradients' alone.
     """
 
@@ -77,6 +78,7 @@ class StepOutcome:
     stop: int
     table: Table
     gradient_variance: list[float] | None
+    gradient_counts: np.ndarray | None
     step_s: float
     communication_s: float
     reduce_s: float
@@ -162,7 +164,9 @@ class TrainingStep:
         norm = math.sqrt(table.square_norm.sum())
         rate = learning_rate(done.step, self.total_steps, self.settings.training) * done.factor
         skipped = self.judge.judge(self._look(table, norm, rate))
-        variance = self._variance() if (done.step + 1) % self.settings.training.log_interval == 0 else None
+        logged = (done.step + 1) % self.settings.training.log_interval == 0
+        variance = self._variance() if logged else None
+        counts = self._over_ranks(layer_counts).numpy() if logged and self.settings.monitor.tensorboard else None
         if not skipped:
             clip = self.settings.training.clip_norm
             self.strategy.update(clip / norm if clip and norm > clip else 1.0, rate)
@@ -180,6 +184,7 @@ class TrainingStep:
             int(table.stop.max()),
             table,
             variance,
+            counts,
             *self._last,
         )
 
@@ -281,13 +286,13 @@ class TrainingStep:
 
     def _variance(self) -> list[float]:
         """Variance of each layer's gradient elements. Collective."""
-        places, sums = self.strategy.layout.places, self._moments()
+        places, sums = self.strategy.layout.places, self._over_ranks(layer_moments)
         sizes = [sum(places[number].shape.numel() for number in numbers) for numbers in self.layers.values()]
         return [square / size - (total / size) ** 2 for (total, square), size in zip(sums.tolist(), sizes, strict=True)]
 
-    def _moments(self) -> torch.Tensor:
-        """[layers, 2] sums of the gradient and of its square over all ranks. Collective."""
-        sums = self.strategy.layer_moments(self.layers)
+    def _over_ranks(self, take: Callable[[Iterable[Iterable[torch.Tensor]]], torch.Tensor]) -> torch.Tensor:
+        """What `take` makes of this rank's parts of the gradient, by layer, added up over all ranks. Collective."""
+        sums = take(self.strategy.layer_parts(self.layers))
         if self.ranks > 1:
             dist.all_reduce(sums, group=self.group)
         return sums
