@@ -29,7 +29,7 @@ NAMES = (
 )
 """In the order in which ranks tell them one another."""
 COUNTED = ("retransmits", "packets_lost", "throttles")
-"""Those that are a number of events since the look before."""
+"""Those of them that are a number of events since the look before."""
 LONGEST_READ_S = 2.0
 """For which the end of training waits: a sensor behind a slow bus may take its time."""
 
@@ -60,7 +60,9 @@ class Gauges:
         self.interval_s, self.taken = interval_s, 0
         self.reasons: dict[str, str] = {}
         self._places = sys, proc, frozenset(os.sched_getaffinity(0) if cpus is None else cpus), heat or sys
-        self._seen, self._given = ((NAN,) * len(NAMES), {}), {}
+        self._newest = (NAN,) * len(NAMES)
+        self._seen: dict[str, float] = {}  # by name; what is COUNTED since the first look
+        self._given = self._seen
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
 
@@ -69,20 +71,18 @@ class Gauges:
         self._thread.start()
 
     def newest(self) -> tuple[float, ...]:
-        """What the newest look saw, in the order of NAMES; all NaN before the first. Never waits. Local."""
-        return self._seen[0]
+        """What the newest look saw, in the order of NAMES; NaN before the first. Never waits. Local, for one caller.
 
-    def sample(self) -> tuple[float, ...]:
-        """`newest`, with what is COUNTED since the call before, whatever the looks in between. Never waits. Local.
-
-        For those who ask on another beat than the looks': no event is lost, and none is told twice.
+        What is COUNTED is since the look it gave before: who asks less often than the thread looks misses no event, and
+        who asks more often is told the same as long as there is no newer look.
         """
-        values, counts = self._seen
-        given, self._given = self._given, counts
-        return tuple(
-            counts[name] - given.get(name, 0.0) if name in counts else value
-            for name, value in zip(NAMES, values, strict=True)
-        )
+        seen, given = self._seen, self._given
+        if seen is not given:
+            self._newest = tuple(
+                value - given.get(name, 0.0) if name in COUNTED else value for name, value in seen.items()
+            )
+            self._given = seen
+        return self._newest
 
     def close(self) -> None:
         """Ends the thread, early where it waits. Local."""
@@ -100,10 +100,11 @@ class Gauges:
                 self._closing.wait(self.interval_s)
         except Exception as error:  # ours, not the machine's; training goes on without gauges
             self.reasons = dict.fromkeys(NAMES, _why(error)) | self.reasons
-            self._seen = (NAN,) * len(NAMES), self._seen[1]
+            self._seen = dict.fromkeys(NAMES, NAN)
 
     def _look(self, readers: Mapping[str, Callable[[], float]]) -> None:
-        seen, counts, reasons = dict.fromkeys(NAMES, NAN), dict(self._seen[1]), dict(self.reasons)
+        before, reasons = self._seen, dict(self.reasons)
+        seen = dict.fromkeys(NAMES, NAN) | {name: before[name] for name in COUNTED if name in before}
         for name, read in readers.items():
             try:
                 value = float(read())
@@ -111,10 +112,8 @@ class Gauges:
                 reasons.setdefault(name, _why(error))
                 continue
             if math.isfinite(value):
-                seen[name] = value
-                if name in COUNTED:
-                    counts[name] = counts.get(name, 0.0) + value
-        self.reasons, self._seen = reasons, (tuple(seen.values()), counts)  # replaced, never changed: others read them
+                seen[name] = before.get(name, 0.0) + value if name in COUNTED else value
+        self.reasons, self._seen = reasons, seen  # replaced, never changed: the other thread reads them without a lock
         self.taken += 1
 
 
@@ -174,7 +173,9 @@ def make_readers(sys: Path, proc: Path, cpus: frozenset[int], heat: Path) -> dic
         "temperature_c": lambda: max(_told(sensors.temperatures(heat)).values()),
         "throttles": Growth(lambda: _told(sensors.throttles(heat, cpus))),
         "power_w": Growth(
-            lambda: _told(sensors.energies(heat)), per_second=True, range_of=lambda z: sensors.energy_range(z, heat)
+            lambda: {zone: used / 1e6 for zone, used in _told(sensors.energies(heat)).items()},
+            per_second=True,
+            range_of=lambda zone: sensors.energy_range(zone, heat) / 1e6,
         ),
     }
 
