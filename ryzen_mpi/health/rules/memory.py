@@ -1,4 +1,4 @@
-"""Memory that runs short on a node: told, then smaller micro-batches, then saved and stopped before the kernel kills."""
+"""Memory that runs short on a node: told, then smaller micro-batches, then saved and stopped in good time."""
 
 from __future__ import annotations
 

@@ -34,9 +34,10 @@ class Network(Rule):
         self._series: dict[tuple[str, str], Series] = {}
 
     def look(self, look: Look) -> list[Act]:
-        if len(set(look.hosts)) < 2:
+        new = self._samples.new(look)
+        if not new or len(set(look.hosts)) < 2:
             return []
-        return [act for sample in self._samples.new(look) for name in FLOORS if (act := self._one(sample, name))]
+        return [act for sample in new for name in FLOORS if (act := self._one(sample, name))]
 
     def _one(self, sample: Sample, name: str) -> Act | None:
         series = self._series.setdefault((sample.node, name), Series(FLOORS[name]))

@@ -52,11 +52,11 @@ def minority(weights: Sequence[int]) -> list[int]:
 
 
 def culprits(first: Sequence[int], replayed: Sequence[int]) -> tuple[list[int], Literal["software", "hardware"]]:
-    """Who spoilt the weights, and what: `first` and `replayed` are of the same step, before and after a roll-back. Pure.
+    """Who spoilt the weights, and what: `first` and `replayed` are of the same step, before and after a roll-back.
 
-    The steps are deterministic. So a mismatch that comes again, number by number, is computed: software (its ranks: the
-    minority). Where the replay is clean, or another one, a stray write or the hardware did it: the ranks whose number
-    the replay did not repeat. After a replay that is not clean only those can be named that did not repeat.
+    Pure. The steps are deterministic. So a mismatch that comes again, number by number, is computed: software (its
+    ranks: the minority). Where the replay is clean, or another one, a stray write or the hardware did it: the ranks whose
+    number the replay did not repeat. After a replay that is not clean only those can be named that did not repeat.
     """
     assert len(first) == len(replayed)
     if list(first) == list(replayed):
