@@ -55,8 +55,8 @@ def culprits(first: Sequence[int], replayed: Sequence[int]) -> tuple[list[int], 
     """Who spoilt the weights, and what: `first` and `replayed` are of the same step, before and after a roll-back.
 
     Pure. The steps are deterministic. So a mismatch that comes again, number by number, is computed: software (its
-    ranks: the minority). Where the replay is clean, or another one, a stray write or the hardware did it: the ranks whose
-    number the replay did not repeat. After a replay that is not clean only those can be named that did not repeat.
+    ranks: the minority). Where the replay is clean, or another one, a stray write or the hardware did it: the ranks
+    whose number the replay did not repeat. After a replay that is not clean only those can be named that did not.
     """
     assert len(first) == len(replayed)
     if list(first) == list(replayed):
