@@ -1,5 +1,5 @@
-"""What the monitor does about machines: memory squeezed by a real cgroup, processors that throttle, a disk that is full,
-and what it costs nobody: a port that is taken."""
+"""What the monitor does about machines: memory squeezed by a real cgroup, processors that throttle; and what stops no
+training: a disk that is full, a port that is taken."""
 
 import json
 import os
