@@ -18,6 +18,7 @@ from ryzen_mpi.model.dropout import mix
 from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.agreement import UNKNOWN, Agreement, Row, Table, Usage
 from ryzen_mpi.training.choose import make_strategy
+from ryzen_mpi.training.detours import Detours
 from ryzen_mpi.training.evaluate import HeldOut, evaluate
 from ryzen_mpi.training.flat import layers_of
 from ryzen_mpi.training.look import Calm, Judge, Look
@@ -113,7 +114,7 @@ class TrainingStep:
         hosts: name of each rank's node, for the judge.
         micro_batch: samples in one; may be made smaller between steps, on all ranks alike: the step's result stays
             the same but for rounding.
-        detours: begin and end of what is left out of the sample stream: a step that would begin inside begins behind.
+        detours: what of the sample stream is left out.
     """
 
     def __init__(
@@ -132,10 +133,10 @@ class TrainingStep:
         self.beats: Callable[[], tuple[float, float]] = lambda: (math.nan, 0.0)
         self.hosts: Sequence[str] = ()
         self.micro_batch = settings.training.batch_size
-        self.detours: list[tuple[int, int]] = []
         self.settings, self.source, self.rank, self.ranks, self.group = settings, source, rank, ranks, group
         self.global_batch = global_batch
         self.total_samples = settings.training.total_epochs * source.num_samples
+        self.detours = Detours(self.total_samples)
         self.sampler = Sampler(source.num_samples, settings.training.seed)
         self.model = Transformer(settings)
         self.own_norm = OwnNorm(self.model)
@@ -150,14 +151,13 @@ class TrainingStep:
     @property
     def total_steps(self) -> int:
         """Steps the whole run has: those taken, and those the samples left will make, up to training.max_steps."""
-        left = self.total_samples - self.progress.samples
-        steps = self.progress.step + -(-left // self.global_batch)
+        steps = self.progress.step + self.detours.steps_left(self.progress.samples, self.global_batch)
         return min(steps, self.settings.training.max_steps or steps)
 
     def run(self, stop: int = 0) -> StepOutcome:
         """Trains the next step. Collective. `stop`: the signal this rank was asked to stop with, or 0."""
         started = time.perf_counter()
-        done = self.progress = self._round_detours()
+        done = self.progress = replace(self.progress, samples=self.detours.behind(self.progress.samples))
         count = min(self.global_batch, self.total_samples - done.samples)
         tokens = count * self.settings.model.seq_length
         table, communication_s, reduce_s = self._gradient(done.samples, count, stop)
@@ -205,12 +205,6 @@ class TrainingStep:
         positions = np.arange(position + share.start, position + share.stop)
         for start in range(0, len(positions), self.micro_batch):
             yield positions[start : start + self.micro_batch]
-
-    def _round_detours(self) -> Progress:
-        """The progress, behind a detour where it had come to one."""
-        done = self.progress
-        ends = [end for begin, end in self.detours if begin <= done.samples < end]
-        return replace(done, samples=min(max(ends), self.total_samples - 1)) if ends else done
 
     def _look(self, table: Table, norm: float, rate: float) -> Look:
         """What the judge is shown."""
