@@ -2,7 +2,7 @@
 
     python benchmarks/training.py --peer plain-ddp        # ratio of samples a second, bfloat16 and float32
     python benchmarks/training.py --scaling               # 2 ranks against 1 at the same work a rank, and what limits
-    python benchmarks/training.py --metrics               # what recording every step costs
+    python benchmarks/training.py --metrics               # what recording and watching every step costs
 
 Starts itself under mpirun. Both sides alternate in one run, on one core a rank; medians with 95 % intervals.
 Runs on an idle machine only: the share of time the ranks waited for a core is part of the result.
@@ -11,6 +11,7 @@ Runs on an idle machine only: the share of time the ranks waited for a core is p
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 
 import common
@@ -21,7 +22,7 @@ def arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--peer", choices=["plain-ddp"], help="what to measure against")
     what.add_argument("--scaling", action="store_true", help="measure 2 ranks against 1")
-    what.add_argument("--metrics", action="store_true", help="measure the cost of metrics.h5, events and the console")
+    what.add_argument("--metrics", action="store_true", help="measure the cost of all sinks and of the monitor")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15, help="alternations of the sides")
     parser.add_argument("--steps", type=int, default=6, help="steps of a side in a round")
@@ -102,37 +103,54 @@ def against_one_rank(world, settings, source, options) -> dict:
     return figures
 
 
-def against_no_metrics(world, settings, source, options) -> dict:
-    """A step with everything that is recorded of it, against the bare step. Collective."""
+def against_nothing_watched(world, settings, source, options) -> dict:
+    """A step with all that is recorded and watched, against the bare step. Collective.
+
+    Every sink is open: metrics.h5, the event log, the ranks' logs, metrics.prom and Prometheus' port, TensorBoard; all
+    rules look, weights are compared and health checks made when they are due. The gauges' thread looks all the time,
+    at the cost of both sides: what a look takes of a core is told apart.
+    """
     import tempfile
+    from contextlib import closing
     from pathlib import Path
 
     import torch.distributed as dist
 
+    from ryzen_mpi.beacon import open_beacon
+    from ryzen_mpi.cluster.gauges import Gauges
     from ryzen_mpi.console import Console
+    from ryzen_mpi.health.watch import watch_over
     from ryzen_mpi.rundir import RunDirectory
     from ryzen_mpi.training.step import TrainingStep
     from ryzen_mpi.training.tools import open_tools
 
     batch = settings.training.batch_size * world.size
-    step = TrainingStep(settings, source, world.rank, world.size, batch)
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunDirectory(Path(folder))
-        tools = open_tools(world, settings, run, Console(world.is_leader), step, "none", "benchmark")
+    step, bare = (TrainingStep(settings, source, world.rank, world.size, batch) for _ in range(2))
+    bare.own_norm.remove()
+    folder = tempfile.mkdtemp() if world.is_leader else ""
+    run = RunDirectory(Path(world.exchange.broadcast(folder)))
+    with closing(Gauges(settings.monitor.sample_s)) as gauges:
+        watch = watch_over(world, step, gauges, open_beacon())
+        tools = open_tools(world, settings, run, Console(world.is_leader), step, "none", "benchmark", watch.figures)
         recording: list[float] = []
 
-        def recorded() -> None:
+        def watched() -> None:
             outcome, began = step.run(), time.perf_counter()
             tools.recorder.step(outcome, batch)
+            watch.after(tools, saving=False)
             recording.append(time.perf_counter() - began)
 
-        sides = {"recorded": recorded, "bare": step.run}
+        sides = {"watched": watched, "bare": bare.run}
         seconds = slowest(alternate(sides, options.rounds, options.steps, dist.barrier), world)
-        tools.recorder.sink.close()
+        tools.close_records()
+        look_s = gauges.cost_s
+    shutil.rmtree(folder, ignore_errors=True)
     # the record of a step is part of that step's own time on rank 0, and of the next step's on the others
     figures = {f"{name}_samples_per_s": common.rate(values, batch) for name, values in seconds.items()}
-    figures["recorded_over_bare"] = common.ratio(seconds["recorded"], seconds["bare"], options.rounds)
-    return figures | {"share_in_the_recorder": sum(recording[2 * options.steps :]) / sum(seconds["recorded"])}
+    figures["watched_over_bare"] = common.ratio(seconds["watched"], seconds["bare"], options.rounds)
+    figures["share_outside_the_step"] = sum(recording[2 * options.steps :]) / sum(seconds["watched"])
+    figures["share_of_a_core_in_gauges"] = max(world.exchange.allgather(look_s / settings.monitor.sample_s))
+    return figures | {"acts": float(watch.monitor.acts_taken), "health_checks_s": watch.checks.spent_s}
 
 
 def main() -> None:
@@ -157,7 +175,7 @@ def main() -> None:
     if options.peer:
         name, measure = options.peer, against_peer
     elif options.metrics:
-        name, measure = "metrics", against_no_metrics
+        name, measure = "metrics", against_nothing_watched
     result: dict = {"profile": options.profile, "overrides": options.overrides, "ranks": world.size, "threads": 1}
     with process_group(world, load_settings(options.profile).distributed):
         for dtype in options.dtype:

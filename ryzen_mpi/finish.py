@@ -82,9 +82,7 @@ def close_run(
             if world.is_leader:
                 console.line(sample_text(step))
         show_summary(console, summary, run)
-    if world.is_leader:
-        tools.recorder.sink.close()
-    tools.events.close()
+    tools.close_records()
     if not name:
         leader_decides(world, lambda: run.write_complete(_finite(summary)))
 

@@ -74,6 +74,20 @@ class RunDirectory:
         return self.path / "metrics.h5"
 
     @property
+    def exposition(self) -> Path:
+        """The newest figures, in the format of Prometheus."""
+        return self.path / "metrics.prom"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the ranks, for a shipper."""
+        return self.path / "logs"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def complete(self) -> Path:
         """The summary, written last: there if and only if the run reached its end."""
         return self.path / "COMPLETE.json"

@@ -152,6 +152,7 @@ def train_on(
         held_out, stopped, back = loop(step, tools, step.total_steps, stop, beacon, watch)
         if back is None:
             return tools, held_out, stopped
+        beacon.beat("restore")
         tools.leave(step, back.act.evidence)
         watch.begin(go_back(world, run, step, back.before, back.detour))
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
-from time import monotonic
+from time import monotonic, thread_time
 
 from ryzen_mpi.cluster import kernel, sensors
 from ryzen_mpi.cluster.kernel import PROC, Untold
@@ -46,6 +46,7 @@ class Gauges:
 
     Attributes:
         taken: looks so far.
+        cost_s: CPU seconds of the newest look.
         reasons: name -> why it is NaN; fixed after the first look, but for what fails for the first time later.
     """
 
@@ -57,7 +58,7 @@ class Gauges:
         cpus: Iterable[int] | None = None,
         heat: Path | None = None,
     ) -> None:
-        self.interval_s, self.taken = interval_s, 0
+        self.interval_s, self.taken, self.cost_s = interval_s, 0, NAN
         self.reasons: dict[str, str] = {}
         self._places = sys, proc, frozenset(os.sched_getaffinity(0) if cpus is None else cpus), heat or sys
         self._newest = (NAN,) * len(NAMES)
@@ -103,7 +104,7 @@ class Gauges:
             self._seen = dict.fromkeys(NAMES, NAN)
 
     def _look(self, readers: Mapping[str, Callable[[], float]]) -> None:
-        before, reasons = self._seen, dict(self.reasons)
+        began, before, reasons = thread_time(), self._seen, dict(self.reasons)
         seen = dict.fromkeys(NAMES, NAN) | {name: before[name] for name in COUNTED if name in before}
         for name, read in readers.items():
             try:
@@ -114,6 +115,7 @@ class Gauges:
             if math.isfinite(value):
                 seen[name] = before.get(name, 0.0) + value if name in COUNTED else value
         self.reasons, self._seen = reasons, seen  # replaced, never changed: the other thread reads them without a lock
+        self.cost_s = thread_time() - began
         self.taken += 1
 
 

@@ -13,13 +13,14 @@ def over_others(times: np.ndarray) -> np.ndarray:
     ranks = times.shape[-1]
     if ranks < 2:
         return np.full(times.shape, np.nan)
-    # The median of the others is the middle of the ordered ones without the rank itself: those above it move down.
-    order = np.argsort(times, axis=-1)
-    ordered = np.take_along_axis(times, order, axis=-1)
-    place, low, high = np.arange(ranks), (ranks - 2) // 2, (ranks - 1) // 2
-    others = (ordered[..., low + (place <= low)] + ordered[..., high + (place <= high)]) / 2
+    # Without the rank itself, what lies above it in order moves down by one place.
+    ordered = np.sort(times, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratios = ordered / others - 1
-    result = np.empty_like(ratios)
-    np.put_along_axis(result, order, ratios, axis=-1)
-    return np.where(np.isnan(times).any(axis=-1, keepdims=True), np.nan, result)
+        others = _without(times, ordered, (ranks - 2) // 2) + _without(times, ordered, (ranks - 1) // 2)
+        return times / np.where(np.isnan(ordered[..., -1:]), np.nan, others / 2) - 1
+
+
+def _without(times: np.ndarray, ordered: np.ndarray, place: int) -> np.ndarray:
+    """What stands at `place` of the ordered times without each rank's own."""
+    below, above = ordered[..., place, None], ordered[..., place + 1, None]
+    return np.where(times <= below, above, below)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ryzen_mpi.health.window import Window
 
 NEAR = 15
@@ -11,7 +13,7 @@ MEMORY = 64
 ENOUGH = 20
 """Values before the first judgement."""
 LIMIT = 10.0
-"""Robust z from which a value is a spike. 3.5 (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers) is meant for
+"""z from which a value may be a spike. 3.5 (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers) is meant for
 dozens of values: of a million healthy steps it would flag hundreds."""
 
 
@@ -19,9 +21,8 @@ class Level:
     """Judges one value after the other by those before it.
 
     The rise of a value is what it exceeds the median of the NEAR values before it by. Its z is the rise over the robust
-    deviation (median absolute one, Hampel 1974) of the newest MEMORY rises, or over `floor` / LIMIT where that is more:
-    a rise of less than `floor` is never a spike, however quiet the series was. A series that falls has rises below
-    nought; these neither widen the deviation (it is taken about their own median) nor hide a spike.
+    deviation (median absolute one, Hampel 1974) of the newest MEMORY rises. A series that falls has rises below nought;
+    these neither widen the deviation (it is taken about their own median) nor hide a spike.
     """
 
     def __init__(self) -> None:
@@ -37,11 +38,17 @@ class Level:
         """What the next value is expected to be. Not before the first value."""
         return self._near.median
 
-    def z(self, value: float, floor: float) -> float:
-        """Of a finite value, without learning it: 0 where its rise is below `floor` (> 0) or too few are known."""
-        if not self.ready or (rise := value - self.expected) < floor:
+    def rise(self, value: float) -> float:
+        """What it exceeds the expected value by; minus infinity where too few are known."""
+        return value - self.expected if self.ready else -math.inf
+
+    def z(self, rise: float, floor: float = 0.0) -> float:
+        """Of a rise, in robust deviations, these taken for `floor` / LIMIT at least: so no rise below `floor` has a z
+        of LIMIT, however quiet the series was. 0 where it is none, or too few values are known."""
+        if not (self.ready and rise > 0):
             return 0.0
-        return rise / max(self._rises.deviation, floor / LIMIT)
+        spread = max(self._rises.deviation, floor / LIMIT)
+        return rise / spread if spread > 0 else math.inf
 
     def learn(self, value: float) -> None:
         """Takes a finite value that is no spike among those the next ones are judged by."""

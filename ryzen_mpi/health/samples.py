@@ -1,4 +1,4 @@
-"""Which nodes' gauges are newer than at the look before: they are read every few seconds, and steps are shorter."""
+"""Which ranks' gauges are newer than at the look before: they are read every few seconds, and steps are shorter."""
 
 from __future__ import annotations
 
@@ -8,64 +8,67 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ryzen_mpi.cluster.gauges import NAMES
 from ryzen_mpi.training.look import Look
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A node's gauges as they were just read again.
+    """A rank's gauges as they were just read again.
 
     Attributes:
-        node: its name.
-        ranks: those on it.
-        look: whose gauges they are.
+        rank: whose they are.
+        node: name of its node.
+        ranks: all ranks of that node.
+        look: that has them.
     """
 
+    rank: int
     node: str
     ranks: tuple[int, ...]
     look: Look = field(repr=False)
 
-    def known(self, name: str) -> list[float]:
-        """What the node's ranks say of the gauge `name`, those left out that cannot tell."""
-        values = self.look.gauges.get(name)
-        if values is None:
-            return []
-        return [value for rank in self.ranks if not math.isnan(value := float(values[rank]))]
+    @property
+    def of_node(self) -> bool:
+        """Whether it stands for the node: of what is a node's, its first rank's samples are taken.
 
-    def most(self, name: str) -> float:
-        """The largest of them; NaN where no rank can tell."""
-        return max(self.known(name), default=math.nan)
+        Each rank looks when it likes. Of all ranks, the same event would be seen several times.
+        """
+        return self.rank == self.ranks[0]
+
+    def value(self, name: str) -> float:
+        """The rank's gauge; NaN where it cannot tell."""
+        values = self.look.gauges.get(name)
+        return float(values[self.rank]) if values is not None else math.nan
 
 
 class Samples:
-    """Finds the nodes that have looked anew: those whose first rank's gauges differ from the look before.
-
-    Several rules share one; it compares once a look.
-    """
+    """Finds the ranks whose gauges (cluster.gauges.NAMES) differ from the look before. Several rules share one."""
 
     def __init__(self) -> None:
         self._look: Look | None = None
         self._new: list[Sample] = []
         self._bytes = b""
-        self._seen: dict[str, bytes] = {}
+        self._seen: dict[int, bytes] = {}
 
     def new(self, look: Look) -> list[Sample]:
-        """The nodes whose gauges are new at this look, in the order of their ranks."""
+        """The samples that are new at this look, in rank order."""
         if look is not self._look:
             self._look, self._new = look, self._compare(look)
         return self._new
 
     def _compare(self, look: Look) -> list[Sample]:
-        content = b"".join([values.tobytes() for values in look.gauges.values()])
+        gauges = [values for name in NAMES if (values := look.gauges.get(name)) is not None]
+        content = b"".join([values.tobytes() for values in gauges])
         if content == self._bytes or not content:
             return []
         self._bytes = content
-        table, found = np.array(list(look.gauges.values())), []
+        table, found = np.array(gauges).T, []
         for node, ranks in nodes(look.hosts or [""] * look.ranks):
-            of_first = table[:, ranks[0]].tobytes()
-            if self._seen.get(node) != of_first:
-                self._seen[node] = of_first
-                found.append(Sample(node, ranks, look))
+            for rank in ranks:
+                if self._seen.get(rank) != (own := table[rank].tobytes()):
+                    self._seen[rank] = own
+                    found.append(Sample(rank, node, ranks, look))
         return found
 
 

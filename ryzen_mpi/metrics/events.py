@@ -45,7 +45,7 @@ class EventLog:
     ) -> None:
         self.path = event_file(directory, writer)
         rank = {"rank": str(writer)} if isinstance(writer, int) else {}
-        labels = rank | {name: str(value) for name, value in (labels or {}).items()}
+        self.labels = labels = rank | {name: str(value) for name, value in (labels or {}).items()}
         self._file = EcsFile(self.path, "ryzen_mpi.events", labels, report)
         try:
             self._file.open()

@@ -78,6 +78,11 @@ class Sinks:
         for sink in self._sinks.copy():
             self._attempt(sink, sink.close)
 
+    def attempt(self, sink: Sink, act: Callable[[], None]) -> None:
+        """Does something else with one of the sinks, where it is still there. Never raises."""
+        if sink in self._sinks:
+            self._attempt(sink, act)
+
     def _attempt(self, sink: Sink, act: Callable[[], None]) -> None:
         try:
             act()

@@ -82,10 +82,20 @@ def _label(event: dict[str, Any], name: str) -> str | None:
 
 
 def _restarts(leader: list[dict[str, Any]], supervisor: list[dict[str, Any]]) -> Iterator[Restart]:
-    """The supervisor's attempts after the first, and the starts by hand after the first, in the order of time."""
-    starts = [event for event in leader if _action(event) == "start"]
+    """The supervisor's attempts after the first, the starts by hand after the first, and where the monitor went back,
+    in the order of time."""
+    starts, found = list[dict[str, Any]](), list[Restart]()
+    back: dict[str, Any] | None = None
+    for event in leader:
+        if _action(event) == "back":
+            back = event
+        elif _action(event) == "start" and back is None:
+            starts.append(event)
+        elif _action(event) == "start":
+            step, why = _figure(event, "step"), f"the monitor went back: {clean(back.get('message', ''))}"
+            found.append(Restart(_time(event), step if isinstance(step, int) else None, why, False))
+            back = None
     by_epoch = {_label(event, "epoch"): event for event in starts}
-    found: list[Restart] = []
     cause: dict[str, Any] | None = None
     attempts = 0
     for event in supervisor:

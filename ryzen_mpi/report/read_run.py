@@ -13,7 +13,7 @@ import yaml
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics.events import event_file, read_records
 from ryzen_mpi.metrics.reader import read_metrics
-from ryzen_mpi.metrics.record import StepRecord
+from ryzen_mpi.metrics.record import EvaluationRecord, StepRecord
 from ryzen_mpi.report.read_events import Told, read_told
 from ryzen_mpi.report.run_facts import RunFacts, Steps, batches
 from ryzen_mpi.report.texts import clean
@@ -134,7 +134,7 @@ def _from_log(log: Path) -> tuple[Steps, tuple[tuple[int, float, float], ...]]:
             for later in [step for step in steps if step > record.step] if record.step in steps else ():
                 del steps[later]
             steps[record.step] = record
-        else:
+        elif isinstance(record, EvaluationRecord):
             evaluations[record.step] = (record.step, record.held_out_loss, record.held_out_accuracy)
     rows = [steps[step] for step in sorted(steps)]
     width = max((row.ranks for row in rows), default=0)

@@ -45,7 +45,7 @@ def go_back(world: World, run: RunDirectory, step: TrainingStep, before: int, de
         begin_anew(step)
     step.progress = replace(step.progress, rate_factor=lowered.rate_factor, lowered_until=lowered.lowered_until)
     if detour is not None:
-        step.detours.append(detour)
+        step.detours.add(*detour)
     return step.progress.step
 
 

@@ -28,9 +28,16 @@ class OwnNorm:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         whole = sum(parameter.numel() for parameter in parameters)
         self.square, self._step = 0.0, 0
+        self._hooks = []
         for parameter in parameters:
             looked_at = min(parameter.numel(), max(LEAST, parameter.numel() * (BYTES // 4) // whole))
-            parameter.register_post_accumulate_grad_hook(self._hook(parameter.numel(), looked_at))
+            hook = self._hook(parameter.numel(), looked_at)
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+
+    def remove(self) -> None:
+        """Looks no more: the bare side of benchmarks."""
+        for hook in self._hooks:
+            hook.remove()
 
     def begin(self, step: int) -> None:
         """A step starts; its number tells which stretches are looked at."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ryzen_mpi.metrics.record import EvaluationRecord, StepRecord
 from ryzen_mpi.metrics.sink import Sink
 from ryzen_mpi.training.agreement import Table
 from ryzen_mpi.training.evaluate import HeldOut
+from ryzen_mpi.training.rank_logs import OwnLines
 from ryzen_mpi.training.samples import Samples
 from ryzen_mpi.training.step import StepOutcome
 
@@ -27,10 +29,20 @@ class Recorder:
         sink: where records go.
         progress: the console's display.
         samples: what is recorded every few seconds, or None.
+        lines: what this rank writes down of itself, or None.
+        histograms: takes [layers, bins] counts of gradients after a step.
     """
 
-    def __init__(self, sink: Sink, progress: TrainingProgress, samples: Samples | None = None) -> None:
-        self.sink, self.progress, self.samples = sink, progress, samples
+    def __init__(
+        self,
+        sink: Sink,
+        progress: TrainingProgress,
+        samples: Samples | None = None,
+        lines: OwnLines | None = None,
+        histograms: Callable[[int, np.ndarray], None] = lambda step, counts: None,
+    ) -> None:
+        self.sink, self.progress, self.samples, self.lines = sink, progress, samples, lines
+        self.histograms = histograms
         self._pending: tuple[StepOutcome, float] | None = None
         self._step_s: list[float] = []
         self._communication_s: list[float] = []
@@ -99,6 +111,10 @@ class Recorder:
                 rank_gradient_norm=np.sqrt(outcome.table.own_square),
             )
         )
+        if outcome.gradient_counts is not None:
+            self.histograms(outcome.step, outcome.gradient_counts)
+        if self.lines is not None:
+            self.lines.step(outcome, times)
         sample = self.samples and self.samples.add(outcome.step, outcome.table, times)
         if sample:
             self.sink.write(sample)

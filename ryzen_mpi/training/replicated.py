@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from ryzen_mpi.training.first import first_values
 from ryzen_mpi.training.flat import FlatParameters
 from ryzen_mpi.training.optimizer import FlatOptimizer
 from ryzen_mpi.training.reduce import ArenaReducer, BucketedReducer, CompressedReducer, Reducer, world_size
-from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, moments, square_sum
+from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, square_sum
 from ryzen_mpi.training.zero.cut import Owner
 
 
@@ -98,16 +97,14 @@ class Replicated:
         share = -(-self.layout.size // ranks)
         return square_sum(self.flat.gradient[share * rank : share * (rank + 1)])
 
-    def layer_moments(self, layers: Mapping[str, list[int]]) -> Tensor:
-        return self.layer_moments_of(layers, self.rank, self.ranks)
+    def layer_parts(self, layers: Mapping[str, list[int]]) -> Iterable[Iterable[Tensor]]:
+        return self.layer_parts_of(layers, self.rank, self.ranks)
 
-    def layer_moments_of(self, layers: Mapping[str, list[int]], rank: int, ranks: int) -> Tensor:
-        """[layers, 2] the part of `rank` of `ranks` in the sums of the gradient and of its square. Local."""
-        rows = []
+    def layer_parts_of(self, layers: Mapping[str, list[int]], rank: int, ranks: int) -> Iterable[Iterable[Tensor]]:
+        """The parts of `rank` of `ranks` of the gradient, by layer. Local."""
         for numbers in layers.values():  # every rank has all of it, and looks at some
             mine = [self.layout.places[n] for n in numbers if n % ranks == rank]
-            rows.append(moments(self.flat.view(self.flat.gradient, place) for place in mine))
-        return torch.tensor(rows, dtype=torch.float64)
+            yield [self.flat.view(self.flat.gradient, place) for place in mine]
 
     def update(self, factor: float, learning_rate: float) -> None:
         self.reducer.keep()

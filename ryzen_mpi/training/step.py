@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,12 +18,13 @@ from ryzen_mpi.model.dropout import mix
 from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.agreement import UNKNOWN, Agreement, Row, Table, Usage
 from ryzen_mpi.training.choose import make_strategy
+from ryzen_mpi.training.detours import Detours
 from ryzen_mpi.training.evaluate import HeldOut, evaluate
 from ryzen_mpi.training.flat import layers_of
 from ryzen_mpi.training.look import Calm, Judge, Look
 from ryzen_mpi.training.own_norm import OwnNorm
 from ryzen_mpi.training.schedule import learning_rate
-from ryzen_mpi.training.strategy import Strategy
+from ryzen_mpi.training.strategy import Strategy, layer_counts, layer_moments
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class StepOutcome:
         stop: number of the signal some rank was asked to stop with, or 0.
         table: every rank's row; its times are those of the step before.
         gradient_variance: of each layer's gradient elements before clipping, every training.log_interval steps.
+        gradient_counts: [layers, bins] at the same steps, where monitor.tensorboard wants them (strategy.layer_counts).
         step_s, communication_s, reduce_s: this rank's; the last, of communication, is the gradients' alone.
     """
 
@@ -77,6 +79,7 @@ class StepOutcome:
     stop: int
     table: Table
     gradient_variance: list[float] | None
+    gradient_counts: np.ndarray | None
     step_s: float
     communication_s: float
     reduce_s: float
@@ -111,7 +114,7 @@ class TrainingStep:
         hosts: name of each rank's node, for the judge.
         micro_batch: samples in one; may be made smaller between steps, on all ranks alike: the step's result stays
             the same but for rounding.
-        detours: begin and end of what is left out of the sample stream: a step that would begin inside begins behind.
+        detours: what of the sample stream is left out.
     """
 
     def __init__(
@@ -130,10 +133,10 @@ class TrainingStep:
         self.beats: Callable[[], tuple[float, float]] = lambda: (math.nan, 0.0)
         self.hosts: Sequence[str] = ()
         self.micro_batch = settings.training.batch_size
-        self.detours: list[tuple[int, int]] = []
         self.settings, self.source, self.rank, self.ranks, self.group = settings, source, rank, ranks, group
         self.global_batch = global_batch
         self.total_samples = settings.training.total_epochs * source.num_samples
+        self.detours = Detours(self.total_samples)
         self.sampler = Sampler(source.num_samples, settings.training.seed)
         self.model = Transformer(settings)
         self.own_norm = OwnNorm(self.model)
@@ -148,21 +151,22 @@ class TrainingStep:
     @property
     def total_steps(self) -> int:
         """Steps the whole run has: those taken, and those the samples left will make, up to training.max_steps."""
-        left = self.total_samples - self.progress.samples
-        steps = self.progress.step + -(-left // self.global_batch)
+        steps = self.progress.step + self.detours.steps_left(self.progress.samples, self.global_batch)
         return min(steps, self.settings.training.max_steps or steps)
 
     def run(self, stop: int = 0) -> StepOutcome:
         """Trains the next step. Collective. `stop`: the signal this rank was asked to stop with, or 0."""
         started = time.perf_counter()
-        done = self.progress = self._round_detours()
+        done = self.progress = replace(self.progress, samples=self.detours.behind(self.progress.samples))
         count = min(self.global_batch, self.total_samples - done.samples)
         tokens = count * self.settings.model.seq_length
         table, communication_s, reduce_s = self._gradient(done.samples, count, stop)
         norm = math.sqrt(table.square_norm.sum())
         rate = learning_rate(done.step, self.total_steps, self.settings.training) * done.factor
         skipped = self.judge.judge(self._look(table, norm, rate))
-        variance = self._variance() if (done.step + 1) % self.settings.training.log_interval == 0 else None
+        logged = (done.step + 1) % self.settings.training.log_interval == 0
+        variance = self._variance() if logged else None
+        counts = self._over_ranks(layer_counts).numpy() if logged and self.settings.monitor.tensorboard else None
         if not skipped:
             clip = self.settings.training.clip_norm
             self.strategy.update(clip / norm if clip and norm > clip else 1.0, rate)
@@ -180,6 +184,7 @@ class TrainingStep:
             int(table.stop.max()),
             table,
             variance,
+            counts,
             *self._last,
         )
 
@@ -200,12 +205,6 @@ class TrainingStep:
         positions = np.arange(position + share.start, position + share.stop)
         for start in range(0, len(positions), self.micro_batch):
             yield positions[start : start + self.micro_batch]
-
-    def _round_detours(self) -> Progress:
-        """The progress, behind a detour where it had come to one."""
-        done = self.progress
-        ends = [end for begin, end in self.detours if begin <= done.samples < end]
-        return replace(done, samples=min(max(ends), self.total_samples - 1)) if ends else done
 
     def _look(self, table: Table, norm: float, rate: float) -> Look:
         """What the judge is shown."""
@@ -281,13 +280,13 @@ class TrainingStep:
 
     def _variance(self) -> list[float]:
         """Variance of each layer's gradient elements. Collective."""
-        places, sums = self.strategy.layout.places, self._moments()
+        places, sums = self.strategy.layout.places, self._over_ranks(layer_moments)
         sizes = [sum(places[number].shape.numel() for number in numbers) for numbers in self.layers.values()]
         return [square / size - (total / size) ** 2 for (total, square), size in zip(sums.tolist(), sizes, strict=True)]
 
-    def _moments(self) -> torch.Tensor:
-        """[layers, 2] sums of the gradient and of its square over all ranks. Collective."""
-        sums = self.strategy.layer_moments(self.layers)
+    def _over_ranks(self, take: Callable[[Iterable[Iterable[torch.Tensor]]], torch.Tensor]) -> torch.Tensor:
+        """What `take` makes of this rank's parts of the gradient, by layer, added up over all ranks. Collective."""
+        sums = take(self.strategy.layer_parts(self.layers))
         if self.ranks > 1:
             dist.all_reduce(sums, group=self.group)
         return sums

@@ -52,9 +52,8 @@ class Strategy(Protocol):
     def square_norm(self) -> float:
         """This rank's part of the gradient's squared L2 norm; the parts of all ranks add up to it. Local."""
 
-    def layer_moments(self, layers: Mapping[str, list[int]]) -> Tensor:
-        """[layers, 2] this rank's part of the sums of the gradient and of its square, by layer (numbers of its places);
-        the parts of all ranks add up to them. Local."""
+    def layer_parts(self, layers: Mapping[str, list[int]]) -> Iterable[Iterable[Tensor]]:
+        """This rank's parts of the gradient, by layer (numbers of its places); all ranks' are the whole. Local."""
 
     def update(self, factor: float, learning_rate: float) -> None:
         """One update of the weights by `factor` times the gradient. Collective."""
@@ -78,7 +77,25 @@ def square_sum(values: Tensor) -> float:
     return float(torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))) ** 2
 
 
-def moments(parts: Iterable[Tensor]) -> tuple[float, float]:
-    """Sums of the values and of their squares over all `parts`."""
-    parts = list(parts)
-    return sum(float(part.sum()) for part in parts), sum(square_sum(part) for part in parts)
+def layer_moments(layers: Iterable[Iterable[Tensor]]) -> Tensor:
+    """[layers, 2] sums of the values and of their squares over all parts of each layer."""
+    rows = []
+    for parts in map(list, layers):
+        rows.append((sum(float(part.sum()) for part in parts), sum(square_sum(part) for part in parts)))
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+EDGES = torch.cat([-(10.0 ** torch.arange(2, -13, -0.25)), torch.zeros(1), 10.0 ** torch.arange(-12, 2.25, 0.25)])
+"""Of the bins of gradients: four a power of ten, on both sides of zero; what lies outside counts in the outermost."""
+
+
+def layer_counts(layers: Iterable[Iterable[Tensor]]) -> Tensor:
+    """[layers, bins] how many values of each layer lie between which EDGES; those that are no numbers nowhere."""
+    rows = []
+    for parts in layers:
+        counts = torch.zeros(len(EDGES) - 1, dtype=torch.float64)
+        for part in parts:
+            inside = part.detach().flatten().float().clamp(EDGES[0], EDGES[-1])
+            counts += torch.histogram(inside[inside.isfinite()], EDGES).hist.double()
+        rows.append(counts)
+    return torch.stack(rows)

@@ -16,13 +16,15 @@ from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.console import Console, TrainingProgress
 from ryzen_mpi.errors import UserError
-from ryzen_mpi.metrics.events import EventLog, event_file
-from ryzen_mpi.metrics.hdf5 import Hdf5Sink
-from ryzen_mpi.metrics.sink import NullSink, Sink, Sinks
+from ryzen_mpi.metrics.events import EventLog
+from ryzen_mpi.metrics.logs import RankLogs
+from ryzen_mpi.metrics.sink import NullSink
 from ryzen_mpi.rundir import RunDirectory
+from ryzen_mpi.training.rank_logs import OwnLines
 from ryzen_mpi.training.recorder import Recorder
 from ryzen_mpi.training.samples import Samples, node_sizes
 from ryzen_mpi.training.saver import Saver, ShardSaver
+from ryzen_mpi.training.sinks import Opened, open_sinks
 from ryzen_mpi.training.standing import Standing
 from ryzen_mpi.training.step import TrainingStep
 from ryzen_mpi.training.strategy import DTYPES
@@ -34,6 +36,7 @@ class Tools:
     """Everything beside the step itself."""
 
     events: EventLog
+    logs: RankLogs
     recorder: Recorder
     saver: Saver | ShardSaver
     progress: TrainingProgress
@@ -48,10 +51,12 @@ class Tools:
         text = f"step {act['step']}, {act['rule']}: {where}{act['evidence']}" + (f" -> {done}" if done else "")
         self.console.warn(text)
         self.events.event("act", text, "warning", dataset="monitor", done=done, **act)
+        self.logs.fault(act["kind"], text, done=done, **act)
 
     def checked(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes down a health check after `step`. Local."""
         self.events.event("health_check", f"health check after step {step}", dataset="monitor", step=step, **figures)
+        self.logs.communication(step=step, **figures)
 
     def save(self, step: TrainingStep) -> None:
         """Has the state of `step` written, unless it is already. Collective. Raises UserError."""
@@ -65,8 +70,13 @@ class Tools:
         self.recorder.finish(step.last_times())
         self.lead(lambda: self.saver.close())
         self.events.event("back", why, "warning", step=step.progress.step)
+        self.close_records()
+
+    def close_records(self) -> None:
+        """Has all that was recorded on disk. Local."""
         self.recorder.sink.close()
         self.events.close()
+        self.logs.close()
 
     def close(self, step: TrainingStep) -> None:
         """Returns when the state of `step` is on disk. Collective. Raises UserError."""
@@ -99,21 +109,13 @@ def open_tools(
         threads=torch.get_num_threads(),
         node_memory_bytes=read_memory().total_bytes,
     )
-    sink: Sink = NullSink()
+    logs = RankLogs(run.logs, world.rank, event_labels(world, run), settings.monitor.log_bytes, console.warn)
+    opened = Opened(NullSink(), lambda step, counts: None)
     samples: Samples | None = None
     saver: Saver | ShardSaver = ShardSaver(run, world.rank)
     if world.is_leader:
         run.remove_complete()  # the run goes on
-        metrics = Hdf5Sink(
-            run.metrics,
-            step.ranks,
-            list(step.layers),
-            resumed,
-            run={"run": run.path.name, "profile": profile},
-            events=event_file(run.events, 0),
-            report=console.warn,
-        )
-        sink = Sinks([metrics, events], report=console.warn)
+        opened = open_sinks(settings, run, console, step, events, profile)
 
         def not_saved(error: UserError, step: int) -> None:
             console.warn(f"{error.message}; tried again at the next save")
@@ -131,4 +133,6 @@ def open_tools(
             lambda: standing() | dict(watched()),
         )
     progress = console.progress(step.total_steps, resumed)
-    return Tools(events, Recorder(sink, progress, samples), saver, progress, console, partial(leader_decides, world))
+    lines = OwnLines(logs, world.rank, settings.monitor.sample_s)
+    recorder = Recorder(opened.sink, progress, samples, lines, opened.histograms)
+    return Tools(events, logs, recorder, saver, progress, console, partial(leader_decides, world))

@@ -56,10 +56,10 @@ class VirtualRanks(TrainingStep):
             sums += held_out_sums(self.model, self.source, *how, rank, self.ranks, beat)
         return of_sums(sums)
 
-    def _moments(self) -> torch.Tensor:
-        sums = self.strategy.layer_moments_of(self.layers, 0, self.ranks)
+    def _over_ranks(self, take: Callable[..., torch.Tensor]) -> torch.Tensor:
+        sums = take(self.strategy.layer_parts_of(self.layers, 0, self.ranks))
         for rank in range(1, self.ranks):
-            sums += self.strategy.layer_moments_of(self.layers, rank, self.ranks)
+            sums += take(self.strategy.layer_parts_of(self.layers, rank, self.ranks))
         return sums
 
 

@@ -10,12 +10,13 @@ evaluate:R@K rank R is sent SIGUSR1 in the evaluation after step K
 writing:K    rank 0 is sent SIGUSR1 while step K's checkpoint is written, which takes a second longer
 partial:K    step K's checkpoint stays half-written for five seconds
 full:K,L,..  the disk is full when the checkpoints of steps K, L, ... are written
-data:S       preparing the data takes S seconds longer
+prepare:S    preparing the data takes S seconds longer
 segv:R@K     rank R reads what is not its own in step K
 gil:R@K      rank R waits in step K, for ever, without letting the interpreter's lock go
 forget:all   the optimiser's moments are zero before the first step
 nan:R@K,..   rank R's gradient has a NaN in its first parameter in the steps K, ...
 large:R@K,.. rank R's gradient is ten times what it is in the steps K, ...
+data:R@P,..  the same in the steps whose first samples are the stream's P, ...
 ulp:R@K      an element of rank R's weights is moved by one unit in the last place after step K, the first time
 flip:R@K     a high bit of an element of rank R's weights is flipped after step K, the first time
 always:R@K   as ulp, whenever step K is trained
@@ -98,7 +99,7 @@ def steps_of(name: str, step: TrainingStep) -> list[int]:
 def forward_backward(self: TrainingStep, *arguments):
     number, parameters = self.progress.step + 1, list(self.model.parameters())
     hooks = []
-    if number in steps_of("large", self):
+    if number in steps_of("large", self) or self.progress.samples in steps_of("data", self):
         hooks = [parameter.register_hook(lambda gradient: 10 * gradient) for parameter in parameters]
     if number in steps_of("nan", self):
         hooks = [parameters[0].register_hook(lambda gradient: gradient * float("nan"))]
@@ -134,7 +135,7 @@ def write_manifest(path, content):
 
 def prepare_source(*arguments):
     Path(sys.argv[sys.argv.index("--run-dir") + 1], "preparing").touch()
-    time.sleep(float(PLANTED["data"]))
+    time.sleep(float(PLANTED["prepare"]))
     return original_prepare(*arguments)
 
 
@@ -146,7 +147,7 @@ if "partial" in PLANTED:
     from ryzen_mpi.training import checkpoint_store
 
     original_manifest, checkpoint_store._write_manifest = checkpoint_store._write_manifest, write_manifest
-if "data" in PLANTED:
+if "prepare" in PLANTED:
     from ryzen_mpi.data import choose
 
     original_prepare, choose.prepare_source = choose.prepare_source, prepare_source

@@ -76,7 +76,7 @@ def test_a_signal_after_the_last_step_lets_the_run_complete(tmp_path):
 
 
 def test_a_signal_while_the_data_is_prepared_ends_all_ranks_at_once(tmp_path):
-    job = Job(mpirun(2, *planted(tmp_path / "run", *overrides())), tmp_path, PLANTED="data:100")
+    job = Job(mpirun(2, *planted(tmp_path / "run", *overrides())), tmp_path, PLANTED="prepare:100")
     job.wait_for((tmp_path / "run/preparing").exists)
     job.process.send_signal(signal.SIGUSR1)
     job.wait(60)

@@ -83,7 +83,8 @@ def test_the_disturbed_run_ends_with_the_loss_of_the_undisturbed_one(undisturbed
 
 def test_spikes_in_a_row_lower_the_rate_and_then_go_back_round_the_data(tmp_path, undisturbed):
     folder = tmp_path / "run"
-    faults = "large:1@61,63,65,91,93,95"
+    batch = 18
+    faults = "data:1@" + ",".join(str(batch * (step - 1)) for step in (61, 63, 65, 91, 93, 95))
     run(mpirun(RANKS, *planted(folder, *WORDS)), tmp_path, PLANTED=faults).succeeded()
     lower, back = acts(folder, "divergence")
     assert (lower["kind"], lower["step"]) == ("lower_rate", 65)
@@ -92,7 +93,7 @@ def test_spikes_in_a_row_lower_the_rate_and_then_go_back_round_the_data(tmp_path
     rates = metrics(folder)["training/learning_rate"]
     assert rates[70] < 0.6 * metrics(undisturbed)["training/learning_rate"][70]
     samples = metrics(folder)["training/samples"]
-    assert max(samples[1:] - samples[:-1]) > 18  # round the window
+    assert max(samples[1:] - samples[:-1]) > batch  # round the window
     assert abs(summary(folder)["held_out"]["loss"] / summary(undisturbed)["held_out"]["loss"] - 1) < 0.05
 
 

@@ -70,6 +70,16 @@ def test_a_start_by_hand_is_a_planned_restart_and_a_smaller_world_has_no_places_
     assert [place.rank for place in facts.places] == [0, 1]
 
 
+def test_going_back_within_an_attempt_is_a_restart_that_says_why(tmp_path):
+    run = inputs.write_run(tmp_path / "run", fault=False)
+    log = EventLog(run / "events", 0, {"node": "node1"})
+    log.event("back", "the ranks' weights are not the same at step 220", "warning", step=220)
+    log.event("start", "rank 0 of 4 at step 200", step=200, ranks=4, cpus="0-1", threads=2)
+    log.close()
+    (restart,) = read_run(run).restarts
+    assert (restart.step, restart.planned) == (200, False) and "weights are not the same" in restart.why
+
+
 def test_a_resize_that_was_asked_for_is_planned(tmp_path):
     run = inputs.write_run(tmp_path / "run", fault=False)
     voice = EventLog(run / "events", "supervisor")

@@ -59,9 +59,7 @@ def _causes(it: Against) -> Iterator[tuple[str, dict[str, float]]]:
     """Those that hold, the surest first; the last always does."""
     faults, swapped = it.own("major_faults"), it.own("swap_bytes")
     if faults > FAULTS or swapped > SWAPPED_BYTES + _known(it.usual("swap_bytes")):
-        text = (
-            f"swap: {bytes_text(int(_known(swapped)))} of it are swapped out, {_known(faults):.0f} pages a second wait"
-        )
+        text = f"swap: {bytes_text(_known(swapped))} of it swapped out, {_known(faults):.0f} pages a second read back"
         yield text, {"swap_bytes": swapped, "major_faults": faults}
     clock, usual = it.own("clock_hz"), it.usual("clock_hz")
     if clock < SLOW_CLOCK * usual:
@@ -86,10 +84,8 @@ def _for_a_core(it: Against) -> Iterator[tuple[str, dict[str, float]]]:
     if waits > WAITING:
         sharing = [other for other in it.neighbours if it.of("runqueue_share", other) > WAITING]
         if sharing:
-            yield (
-                f"binding: it shares cores with rank {listed(sharing)}, and waits {100 * waits:.0f} % for one",
-                figures,
-            )
+            shared = f"cores it shares with {listed(sharing)}"
+            yield f"binding: it waits {100 * waits:.0f} % of the time for {shared}", figures
         if waits > WAITING + usual:
             yield f"another process: it waits {100 * waits:.0f} % of the time for a core no rank shares", figures
     if pressed > PRESSED + _known(it.usual("cpu_pressure")):

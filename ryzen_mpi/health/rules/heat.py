@@ -12,27 +12,29 @@ from ryzen_mpi.training.look import Look
 LIMIT_C = 95.0
 """At which current processors begin to slow down: 95 to 100 degrees."""
 COOL_C = 85.0
-HOT_SAMPLES = 2
-"""Samples in a row that are hot before something follows, and between two acts."""
+HOT_SAMPLES = 3
+"""Samples of a rank in a row that are hot before something follows, and between two acts: one is an event."""
 COOL_SAMPLES = 6
-"""Samples in a row that are cool before all threads come back; twice as many each time it got hot again at once."""
+"""Samples in a row in which all ranks of the node are cool before all threads come back; ..."""
 AT_ONCE = 20
-"""Samples after which it no longer does."""
+"""... twice as many, when it got hot within so many samples of that, ..."""
 MOST_PATIENCE = 8
+"""... up to so many times as many."""
 PAUSE_S = 10.0
 
 
 class Heat(Rule):
     """Halves the threads of a node that throttles, pauses where they are one, and gives them back when it is cool.
 
-    Looks at: how often the processors of each node slowed down because of heat since the sample before, and their
-    highest temperature. Without a sensor (NaN) it never acts.
-    Statistic: hot is a sample with throttling or 95 degrees C, cool one without and below 85. Two hot samples in a row
-    (one is an event, two a state): half the threads, after two more hot ones half of these, in the end pauses of 10 s
-    for all. Six cool samples in a row: all threads again; where it then gets hot within 20 samples, twelve the next
-    time, and so on to 48: so it does not swing.
-    False alarms: none on a machine that neither throttles nor reaches 95 degrees in two samples running.
-    Found: within 2 samples (monitor.sample_s each).
+    Looks at: how often each rank's processors slowed down because of heat since the sample before, and the highest
+    temperature of its node. Without a sensor (NaN) it never acts.
+    Statistic: hot is a sample with throttling or 95 degrees C, cool one without and below 85. Three hot samples of a
+    rank in a row: half the threads on its node, after three more half of these, in the end pauses of 10 s for all. Six
+    cool samples of all its ranks: all threads again; where it then gets hot within 20 samples, twelve the next time,
+    and so on to 48: so it does not swing.
+    False alarms: none where no rank throttles, or reaches 95 degrees, in three samples running; where one sample in a
+    thousand tells of throttling, one in 10^9.
+    Found: within 3 samples (monitor.sample_s each).
     """
 
     name = "heat"
@@ -53,23 +55,24 @@ class Heat(Rule):
         return [act for sample in self._samples.new(look) if (act := self._sample(sample))]
 
     def _sample(self, sample: Sample) -> Act | None:
-        throttles, temperature = sample.most("throttles"), sample.most("temperature_c")
+        throttles, temperature = sample.value("throttles"), sample.value("temperature_c")
         node = self._nodes.get(sample.node)
         if node is None:
-            node = self._nodes[sample.node] = Node(self._most(sample))
+            node = self._nodes[sample.node] = Node(sample.ranks, self._most(sample))
         figures = {"throttles": throttles, "temperature_c": temperature}
         if throttles > 0 or temperature >= LIMIT_C:
-            return self._hot(node, sample, figures) if node.hot_long_enough() else None
-        if not (throttles == 0 or temperature < COOL_C):
-            return None  # no sensor, or between the two temperatures without counts
+            return self._hot(node, sample, figures) if node.hot_long_enough(sample.rank) else None
+        if throttles != throttles and temperature != temperature:
+            return None  # no sensor
         cool = not temperature >= COOL_C
-        return self._cool(node, sample, figures) if node.cool_long_enough(cool) else None
+        return self._cool(node, sample, figures) if node.cool_long_enough(sample.rank, cool) else None
 
     def _hot(self, node: Node, sample: Sample, figures: dict) -> Act | None:
+        node.limited = True
         if node.asked:  # nothing came of what was asked: once is enough
             return None
-        node.asked, node.limited = True, True
-        said = f"{sample.node or 'the node'} throttles" if figures["throttles"] > 0 else f"{sample.node} is hot"
+        node.asked = True
+        said = f"{sample.node or 'the node'} {'throttles' if figures['throttles'] > 0 else 'is hot'}"
         if (temperature := figures["temperature_c"]) == temperature:
             said += f" at {temperature:.0f} degrees C"
         if node.threads > 1:
@@ -79,13 +82,11 @@ class Heat(Rule):
         return self._act(sample, "pause", f"{said}: a pause of {PAUSE_S:.0f} s", figures | {"seconds": PAUSE_S})
 
     def _cool(self, node: Node, sample: Sample, figures: dict) -> Act | None:
-        if not node.limited:
-            return None
-        fewer = node.threads < node.most
+        fewer, samples = node.threads < node.most, node.needed
         node.give_back()
         if not fewer:
             return None
-        said = f"{sample.node or 'the node'} has been cool for {node.needed_before} samples: all {node.most} threads"
+        said = f"{sample.node or 'the node'} has been cool for {samples} samples: all {node.most} threads again"
         return self._act(sample, "all_threads", said, figures | {"threads": node.most})
 
     def _most(self, sample: Sample) -> int:
@@ -96,35 +97,41 @@ class Heat(Rule):
 
 
 class Node:
-    """How hot a node has been, over its samples."""
+    """How hot a node has been, over the samples of its ranks."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, ranks: Sequence[int], threads: int) -> None:
         self.most = self.threads = threads
         self.limited = self.asked = False
-        self.needed = self.needed_before = COOL_SAMPLES
-        self._hot = self._cool = 0
-        self._since_cool = AT_ONCE
+        self.needed = COOL_SAMPLES
+        self._hot, self._cool = dict.fromkeys(ranks, 0), dict.fromkeys(ranks, 0)
+        self._given_back: dict[int, int] | None = None  # samples of each rank since then
 
-    def hot_long_enough(self) -> bool:
-        """A hot sample has come; whether it is time for an act."""
-        if self._since_cool < AT_ONCE and not self.limited and self._hot == 0:
-            self.needed = min(2 * self.needed, MOST_PATIENCE * COOL_SAMPLES)
-        self._since_cool += 1
-        self._cool, self._hot = 0, self._hot + 1
-        if self._hot < HOT_SAMPLES:
+    def hot_long_enough(self, rank: int) -> bool:
+        """A hot sample of a rank has come; whether it is time for an act."""
+        self._count(rank)
+        self._cool[rank] = 0
+        self._hot[rank] += 1
+        if self._hot[rank] < HOT_SAMPLES:
             return False
-        self._hot = 0
+        if not self.limited and self._given_back is not None:
+            self.needed = min(2 * self.needed, MOST_PATIENCE * COOL_SAMPLES)
+        self._hot = dict.fromkeys(self._hot, 0)
         return True
 
-    def cool_long_enough(self, cool: bool) -> bool:
-        """A sample that is not hot has come, `cool` or warm; whether it is time to go back."""
-        self._since_cool += 1
-        if self._since_cool == AT_ONCE and not self.limited:
-            self.needed = COOL_SAMPLES
-        self._hot, self._cool = 0, self._cool + 1 if cool else 0
-        return self._cool >= self.needed
+    def cool_long_enough(self, rank: int, cool: bool) -> bool:
+        """A sample of a rank that is not hot has come, `cool` or warm; whether it is time to go back."""
+        self._count(rank)
+        self._hot[rank], self._cool[rank] = 0, self._cool[rank] + 1 if cool else 0
+        return self.limited and min(self._cool.values()) >= self.needed
 
     def give_back(self) -> None:
         """All threads again."""
         self.threads, self.limited, self.asked = self.most, False, False
-        self.needed_before, self._cool, self._since_cool = self.needed, 0, 0
+        self._cool = dict.fromkeys(self._cool, 0)
+        self._given_back = dict.fromkeys(self._cool, 0)
+
+    def _count(self, rank: int) -> None:
+        if self._given_back is not None and not self.limited:
+            self._given_back[rank] += 1
+            if self._given_back[rank] > AT_ONCE:
+                self._given_back, self.needed = None, COOL_SAMPLES

@@ -1,4 +1,4 @@
-"""Memory that runs short on a node: told, then smaller micro-batches, then saved and stopped before the kernel kills."""
+"""Memory that runs short on a node: told, then smaller micro-batches, then saved and stopped in good time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ PRESSED = 0.2
 """Share of the time in which some task waited for memory (PSI): with less than twice what LOW leaves, the stage counts
 one higher."""
 NUMA_FREE = 0.01
-"""Of a NUMA domain: with PRESSED, told. Without it is usual: the kernel fills domains with cached files."""
+NUMA_PRESSED = 0.3
+"""Of a NUMA domain: under so much pressure, told. Without it is usual: the kernel fills domains with cached files."""
 HELD = 2
 """Samples in a row that a stage is held before something follows; at LAST one is enough."""
 WAIT = 3
@@ -58,25 +59,26 @@ class Memory(Rule):
     def look(self, look: Look) -> list[Act]:
         acts: list[Act] = []
         for sample in self._samples.new(look):
-            if acted := self._sample(sample):
+            if sample.of_node and (acted := self._sample(sample)):
                 acts.append(acted)
                 if acted.kind == "halve_micro_batch":
                     break  # one a step, whatever the number of nodes
         return acts
 
     def _sample(self, sample: Sample) -> Act | None:
-        left, whole = self._left(sample)
-        if not whole > 0:
+        left, whole = sample.value("memory_available_bytes"), sample.value("memory_limit_bytes")
+        if not (math.isfinite(left) and math.isfinite(whole) and whole > 0):
             return None
+        pressure = sample.value("memory_pressure")
         node = self._nodes.setdefault(sample.node, Node())
         stage = node.stage(left, whole, sample)
         if stage <= node.said:
             return self._over(node, sample, left, whole)
         node.said = stage
         said = f"{bytes_text(left)} of {bytes_text(whole)} left on {sample.node or 'the node'}"
-        if sample.most("memory_pressure") >= PRESSED:
-            said += f", tasks waited for memory {100 * sample.most('memory_pressure'):.0f} % of the time"
-        figures = {"left_bytes": left, "memory_bytes": whole, "pressure": sample.most("memory_pressure")}
+        if pressure >= PRESSED:
+            said += f", tasks waited for memory {100 * pressure:.0f} % of the time"
+        figures = {"left_bytes": left, "memory_bytes": whole, "pressure": pressure}
         if stage == LAST:
             return self._act(sample, "save_and_stop", said, figures)
         if stage == SHORT and self._micro_batch > 1:
@@ -96,17 +98,6 @@ class Memory(Rule):
 
     def _act(self, sample: Sample, kind: str, said: str, figures: dict) -> Act:
         return self.act(sample.look, kind, said, node=sample.node, **figures)
-
-    @staticmethod
-    def _left(sample: Sample) -> tuple[float, float]:
-        """Bytes left and there, of the rank that has the smallest share left; NaN where none can tell."""
-        available = sample.look.gauges.get("memory_available_bytes")
-        limit = sample.look.gauges.get("memory_limit_bytes")
-        if available is None or limit is None:
-            return math.nan, math.nan
-        pairs = [(float(available[rank]), float(limit[rank])) for rank in sample.ranks]
-        known = [pair for pair in pairs if math.isfinite(pair[0]) and math.isfinite(pair[1]) and pair[1] > 0]
-        return min(known, key=lambda pair: pair[0] / pair[1], default=(math.nan, math.nan))
 
 
 class Node:
@@ -135,11 +126,10 @@ def least(stage: int, whole: float) -> float:
 def stage_of(left: float, whole: float, sample: Sample) -> int:
     """How short memory is in a sample of a node, from 0 to LAST. Pure."""
     stage = next((stage for stage in (LAST, SHORT, LOW) if left < least(stage, whole)), 0)
-    if sample.most("memory_pressure") >= PRESSED:
-        full = any(
-            free < NUMA_FREE * (free + used)
-            for free, used in zip(sample.known("numa_free_bytes"), sample.known("numa_used_bytes"), strict=False)
-        )
-        pressed = stage + 1 if left < 2 * least(LOW, whole) else LOW if full else 0
-        stage = min(LAST, max(stage, pressed))
+    pressure = sample.value("memory_pressure")
+    if pressure >= PRESSED and left < 2 * least(LOW, whole):
+        return min(LAST, stage + 1)
+    free, used = sample.value("numa_free_bytes"), sample.value("numa_used_bytes")
+    if pressure >= NUMA_PRESSED and free < NUMA_FREE * (free + used):
+        return max(stage, LOW)
     return stage

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ryzen_mpi.health.acts import Act
 from ryzen_mpi.health.rules.rule import Rule
 from ryzen_mpi.health.samples import Sample, Samples
@@ -34,13 +36,15 @@ class Network(Rule):
         self._series: dict[tuple[str, str], Series] = {}
 
     def look(self, look: Look) -> list[Act]:
-        if len(set(look.hosts)) < 2:
+        new = self._samples.new(look)
+        if not new or len(set(look.hosts)) < 2:
             return []
-        return [act for sample in self._samples.new(look) for name in FLOORS if (act := self._one(sample, name))]
+        firsts = [sample for sample in new if sample.of_node]
+        return [act for sample in firsts for name in FLOORS if (act := self._one(sample, name))]
 
     def _one(self, sample: Sample, name: str) -> Act | None:
         series = self._series.setdefault((sample.node, name), Series(FLOORS[name]))
-        count = sample.most(name)
+        count = sample.value(name)
         if not series.changed(count):
             return None
         said = f"{SAID[name]} on {sample.node}: {count:.0f} between two samples, {series.usual:.0f} is usual"
@@ -63,7 +67,7 @@ class Series:
 
     def changed(self, count: float) -> bool:
         """Whether, with this count, it has become far more than usual, or is so no longer."""
-        if count != count:
+        if not math.isfinite(count):
             return False
         many = count > max(self._floor, TIMES * self.usual)
         if not many:

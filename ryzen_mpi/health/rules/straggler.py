@@ -18,7 +18,7 @@ WINDOW, MOST_OF = 100, 85
 """Named when it was so in this many of the newest steps, ..."""
 WINDOW_S = 20.0
 """... and they took so long: a neighbour's burst of work ends sooner."""
-FAR, STREAK, STREAK_S = 1.0, 8, 3.0
+FAR, STREAK, STREAK_S = 1.0, 8, 5.0
 """Named sooner where it took more than twice the others' time in so many steps on end, for so long: what a scheduler
 does to a rank among more ranks than cores lasts milliseconds, and steps can be as short."""
 RECENT, FEW_OF = 30, 6
@@ -40,9 +40,9 @@ class Straggler(Rule):
     Statistic: a sign test (Conover 1999, Practical Nonparametric Statistics, section 3.4) of "15 % above the others":
     true of 85 of the newest 100 steps, which took 20 s or more. A rank that is as good as the others is above their
     median in half the steps; then 85 of 100 has a probability of 2e-13 if steps were independent; they are not, whence
-    the seconds. And sooner: more than twice the others' time in 8 steps on end that took 3 s or more.
+    the seconds. And sooner: more than twice the others' time in 8 steps on end that took 5 s or more.
     False alarms: designed for less than one in a million steps.
-    Found: a rank five times slower within 10 steps (or 3 s, where steps are shorter than 0.3 s) of its becoming so; one
+    Found: a rank five times slower within 10 steps (or 5 s, where steps are shorter than 0.5 s) of its becoming so; one
     15 % slower or more within 100 steps (or 20 s). Told once, again when it has doubled, and when it is over.
     """
 

@@ -18,7 +18,7 @@ from ryzen_mpi.model.transformer import Transformer
 from ryzen_mpi.training.first import first_values
 from ryzen_mpi.training.flat import Layout, Place, trained_parameters
 from ryzen_mpi.training.optimizer import FlatOptimizer
-from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, moments, square_sum
+from ryzen_mpi.training.strategy import DTYPES, VECTORS, Stretch, square_sum
 from ryzen_mpi.training.zero.buckets import RING, BucketRing, WholeGradient
 from ryzen_mpi.training.zero.cut import Cut
 from ryzen_mpi.training.zero.ground import Ground, choose_ground
@@ -136,13 +136,11 @@ class Sharded:
     def square_norm(self) -> float:
         return square_sum(self.shard.gradient)
 
-    def layer_moments(self, layers: Mapping[str, list[int]]) -> Tensor:
-        rows = []
-        for name in layers:
-            places = [self.layout.places[number] for number in layers[name]]
+    def layer_parts(self, layers: Mapping[str, list[int]]) -> Iterable[Iterable[Tensor]]:
+        for numbers in layers.values():
+            places = [self.layout.places[number] for number in numbers]
             spans = [span for place in places for span in self.cut.overlaps(place.offset, place.end, self.ground.me)]
-            rows.append(moments(self.shard.gradient[start : start + length] for start, _, length in spans))
-        return torch.tensor(rows, dtype=torch.float64)
+            yield [self.shard.gradient[start : start + length] for start, _, length in spans]
 
     def update(self, factor: float, learning_rate: float) -> None:
         self.ground.keep()
