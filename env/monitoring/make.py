@@ -197,7 +197,8 @@ def alerts_table() -> str:
     rules = yaml.safe_load((HERE / "alerts.yml").read_text())["groups"][0]["rules"]
     rows = ["| alert | severity | fires when, for how long | what to do |", "|---|---|---|---|"]
     for rule in rules:
-        when = re.sub(r" ?and on \(run\) run:ryzen_mpi_running:max == 1$", "", rule["expr"]).replace("|", r"\|")
+        when = re.sub(r" and on \(run\) run:ryzen_mpi_running:max == 1$", "", " ".join(rule["expr"].split()))
+        when = when.replace("|", r"\|")
         action = rule["annotations"]["action"].replace("|", r"\|")
         held = rule.get("for", "at once")
         rows.append(f"| `{rule['alert']}` | {rule['labels']['severity']} | `{when}`, {held} | {action} |")
