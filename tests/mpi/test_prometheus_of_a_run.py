@@ -6,10 +6,7 @@ figures that the test makes, through the same sink, its metrics.prom and a real 
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import signal
-import sys
 import threading
 from types import SimpleNamespace
 
@@ -80,7 +77,9 @@ def scene(tmp_path_factory):
         patch.setattr(sink_module, "WRITE_S", 0.5)
         made = Made(prometheus.textfiles / "metrics.prom")
         made.start()
-        rows = tuple(Row("speed", "rate", ">= 1", "s", said, means, value=1.0) for said, means in (("not met", "NO-GO"),))
+        rows = tuple(
+            Row("speed", "rate", ">= 1", "s", said, means, value=1.0) for said, means in (("not met", "NO-GO"),)
+        )
         write_gate_metrics(Verdict("2a", "sound", "NO-GO", (), rows), prometheus.textfiles / "gate-2a.prom")
         job.wait_for((prometheus.targets / "real.json").exists)
         yield SimpleNamespace(prometheus=prometheus, job=job, run=folder / "real")
