@@ -6,12 +6,16 @@ figures that the test makes, through the same sink, its metrics.prom and a real 
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
+import signal
 import threading
 from types import SimpleNamespace
 
 import pytest
-from launch import HERE, Job, mpirun, overrides, train
+import yaml
+from launch import HERE, Job, metrics, mpirun, overrides, train
 from scraped import MONITORING, Prometheus
 
 from ryzen_mpi.metrics import prometheus as sink_module
@@ -61,31 +65,28 @@ def records(step: int):
     fields |= {name: ranks for name in StepRecord.__slots__ if name.startswith("rank_")}
     yield StepRecord(**fields | {"step": step, "skipped": False, "gradient_variance": [0.5]})
     yield EvaluationRecord(step, 1.0, 0.5)
-    values = {signal.name: 1.0 for signal in of_kind("sample")}
-    yield SampleRecord(step, 1.0, values, {signal.name: ranks for signal in of_kind("rank_sample")})
+    values = {each.name: 1.0 for each in of_kind("sample")}
+    yield SampleRecord(step, 1.0, values, {each.name: ranks for each in of_kind("rank_sample")})
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     """Prometheus, a job that trains and serves, the folder of its run, and a gate's verdict beside a made run."""
     folder = tmp_path_factory.mktemp("scene")
-    prometheus = Prometheus(folder)
-    words = overrides(training__max_steps=100000, training__eval_interval=20, monitor__sample_s=0.5)
-    program = train(folder / "real", *words, module=[str(HERE / "exposing.py")])
-    job = Job(mpirun(2, *program), folder, TARGETS=str(prometheus.targets))
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(sink_module, "WRITE_S", 0.5)
-        made = Made(prometheus.textfiles / "metrics.prom")
+        prometheus = stack.enter_context(contextlib.closing(Prometheus(folder)))
+        words = overrides(training__max_steps=100000, training__eval_interval=20, monitor__sample_s=0.5)
+        program = train(folder / "real", *words, module=[str(HERE / "exposing.py")])
+        job = Job(mpirun(2, *program), folder, TARGETS=str(prometheus.targets))
+        stack.callback(job.kill)
+        made = stack.enter_context(contextlib.closing(Made(prometheus.textfiles / "metrics.prom")))
         made.start()
-        rows = tuple(
-            Row("speed", "rate", ">= 1", "s", said, means, value=1.0) for said, means in (("not met", "NO-GO"),)
-        )
-        write_gate_metrics(Verdict("2a", "sound", "NO-GO", (), rows), prometheus.textfiles / "gate-2a.prom")
+        slow = Row("speed", "rate", ">= 1", "s", "not met", "NO-GO", value=0.5, unit="1")
+        write_gate_metrics(Verdict("2a", "sound", "NO-GO", (), (slow,)), prometheus.textfiles / "gate-2a.prom")
         job.wait_for((prometheus.targets / "real.json").exists)
         yield SimpleNamespace(prometheus=prometheus, job=job, run=folder / "real")
-        job.kill()
-        made.close()
-    prometheus.close()
 
 
 def queries() -> dict[str, str]:
@@ -116,3 +117,51 @@ def test_no_query_of_a_dashboard_returns_nothing(scene):
         scene.prometheus.wait_for(lambda: not empty(), 30)
     except AssertionError:
         pytest.fail("these return nothing:\n" + "\n".join(f"{asked[expr]}: {expr}" for expr in empty()))
+
+
+def test_rules_and_alerts_work_on_what_was_scraped(scene):
+    def rules() -> list[dict]:
+        return [rule for group in scene.prometheus.api("rules")["groups"] for rule in group["rules"]]
+
+    scene.prometheus.wait_for(lambda: all(rule["health"] != "unknown" for rule in rules()))
+    assert [(rule["name"], rule.get("lastError")) for rule in rules() if rule["health"] != "ok"] == []
+    recorded = {rule["name"] for rule in rules() if rule["type"] == "recording"}
+    scene.prometheus.wait_for(lambda: all(scene.prometheus.query(name) for name in recorded))
+    targets = scene.prometheus.api("targets")["activeTargets"]
+    assert {target["labels"]["job"]: target["health"] for target in targets} == {
+        "ryzen_mpi": "up",
+        "ryzen_mpi_textfile": "up",
+    }
+
+
+def test_what_was_scraped_is_what_the_run_says_of_itself(scene):
+    shown = scene.prometheus.query('ryzen_mpi_rank_rss_bytes{run="real"}')
+    assert [series["metric"]["rank"] for series in shown] == ["0", "1"]
+    assert {series["metric"]["jobid"] for series in shown} == {"none"}
+    step = int(scene.prometheus.values('ryzen_mpi_step{run="real"}')[0])
+    scene.job.wait_for(lambda: step in metrics(scene.run)["training/step"])
+    at = metrics(scene.run)["training/step"].tolist().index(step)
+    losses = scene.prometheus.query(f'ryzen_mpi_loss{{run="real"}} and on (run) ryzen_mpi_step{{run="real"}} == {step}')
+    for series in losses:  # none where Prometheus has seen another step by now
+        assert float(series["value"][1]) == metrics(scene.run)["training/loss"][at]
+
+
+def test_filebeat_follows_every_log_of_the_run(scene):
+    inputs = yaml.safe_load((MONITORING / "filebeat.yml").read_text())["filebeat.inputs"]
+    patterns = [
+        path.replace("${RUNS:/shared/runs}", str(scene.run.parent)) for each in inputs for path in each["paths"]
+    ]
+    followed = [path for pattern in patterns for path in glob.glob(pattern)]
+    there = [str(path) for path in scene.run.rglob("*.jsonl*")]
+    assert sorted(followed) == sorted(there) and there
+
+
+def test_a_run_that_ends_in_order_is_forgotten_and_its_file_says_that_it_has_ended(scene):
+    scene.job.process.send_signal(signal.SIGTERM)
+    scene.job.wait()
+    assert list(scene.prometheus.targets.iterdir()) == []
+    text = (scene.run / "metrics.prom").read_text()
+    step = metrics(scene.run)["training/step"][-1]
+    assert 'ryzen_mpi_running{jobid="none",run="real"} 0.0' in text
+    assert f'ryzen_mpi_step{{jobid="none",run="real"}} {float(step)}' in text
+    scene.prometheus.wait_for(lambda: not scene.prometheus.query('{__name__=~"up|ryzen_mpi_step", run="real"}'))
