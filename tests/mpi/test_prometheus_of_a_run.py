@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from launch import HERE, Job, metrics, mpirun, overrides, train
+from launch import Job, metrics, mpirun, overrides, planted
 from scraped import MONITORING, Prometheus
 
 from ryzen_mpi.metrics import prometheus as sink_module
@@ -78,8 +78,8 @@ def scene(tmp_path_factory):
         patch.setattr(sink_module, "WRITE_S", 0.5)
         prometheus = stack.enter_context(contextlib.closing(Prometheus(folder)))
         words = overrides(training__max_steps=100000, training__eval_interval=20, monitor__sample_s=0.5)
-        program = train(folder / "real", *words, module=[str(HERE / "exposing.py")])
-        job = Job(mpirun(2, *program), folder, TARGETS=str(prometheus.targets))
+        serving = ["monitor.prometheus_port=0", f"monitor.prometheus_targets={prometheus.targets}"]
+        job = Job(mpirun(2, *planted(folder / "real", *words, *serving)), folder, PLANTED="sleep:0.05")
         stack.callback(job.kill)
         made = stack.enter_context(contextlib.closing(Made(prometheus.textfiles / "metrics.prom")))
         made.start()
