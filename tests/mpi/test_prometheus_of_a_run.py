@@ -76,6 +76,7 @@ def scene(tmp_path_factory):
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(sink_module, "WRITE_S", 0.5)
+        patch.setattr(sink_module, "WRITE_SHARE", 1.0)
         prometheus = stack.enter_context(contextlib.closing(Prometheus(folder)))
         words = overrides(training__max_steps=100000, training__eval_interval=20, monitor__sample_s=0.5)
         serving = ["monitor.prometheus_port=0", f"monitor.prometheus_targets={prometheus.targets}"]
