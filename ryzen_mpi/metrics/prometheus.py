@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from ryzen_mpi.metrics.sink import to_stderr
 
 WRITE_S = 5.0
 """Seconds between two writes of metrics.prom at the least."""
+WRITE_SHARE = 0.005
+"""Share of a core's time that writing it may take at the most: of hundreds of ranks it is written more seldom."""
 
 
 class PrometheusSink:
@@ -69,13 +72,13 @@ class PrometheusSink:
         self._writer.start()
 
     def write(self, record: Record) -> None:
-        """Takes a record; it is in the file within WRITE_S and a moment, and in the next scrape. Does not raise."""
+        """Takes a record; it is in the file within about WRITE_S, and in the next scrape. Does not raise."""
         self._exposition.take(record)
         self._fresh.set()
         self._tell()
 
     def flush(self) -> None:
-        """Does not wait: the file is never more than WRITE_S behind, and complete after close()."""
+        """Does not wait: the file is about WRITE_S behind, and complete after close()."""
 
     def close(self) -> None:
         """Has the newest of everything in the file, says in it that the run has ended, and serves no more.
@@ -97,8 +100,9 @@ class PrometheusSink:
         while not self._ended.is_set():
             self._fresh.wait()
             self._fresh.clear()
+            began = time.thread_time()
             self._write_file()
-            self._ended.wait(WRITE_S)
+            self._ended.wait(max(WRITE_S, (time.thread_time() - began) / WRITE_SHARE))
         self._exposition.running = False
         self._write_file()
 

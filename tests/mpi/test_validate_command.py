@@ -34,7 +34,8 @@ def test_the_gate_names_what_was_not_run(validated):
     assert job.code == 3, job.said()
     assert "phase 1, sound thresholds: INSUFFICIENT" in job.out and "it was not run" in job.out
     assert ryzen_mpi(folder, "gate", "1").out == job.out
-    told = json.loads(ryzen_mpi(folder, "gate", "1", "--json").out)
+    told = json.loads(ryzen_mpi(folder, "gate", "1", "--json", "--prometheus", "gate-1.prom").out)
+    assert 'verdict="INSUFFICIENT"} 1.0' in (folder / "gate-1.prom").read_text()
     assert told["verdict"] == "INSUFFICIENT" and {row["check"] for row in told["rows"]} >= {CHECK, "soak"}
 
 

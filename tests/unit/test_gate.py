@@ -10,8 +10,11 @@ import pytest
 from gate_results import CAMPAIGN, EFFICIENCY, RULES, THROUGHPUT, figure, good, result
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
+from ryzen_mpi.errors import UserError
 from ryzen_mpi.validation.gate import judge
+from ryzen_mpi.validation.gate_metrics import write_gate_metrics
 from ryzen_mpi.validation.result import Findings
 from ryzen_mpi.validation.thresholds import Rules
 
@@ -173,3 +176,42 @@ def test_a_spoiled_figure_never_opens_the_gate(data):
         rubbish = st.one_of(st.just(math.nan), st.floats(-1e9, 199))
     new = replace(THROUGHPUT, **{name: data.draw(rubbish)})
     assert verdict(with_figure(new)).verdict != "GO"
+
+
+# -- for Prometheus ---------------------------------------------------------------------------------------------------
+
+
+def written_for_prometheus(tmp_path, results) -> dict[str, dict[tuple, float]]:
+    """The value of every sample, by its metric's name and by its labels beside phase and set."""
+    file = tmp_path / "gate-1.prom"
+    write_gate_metrics(verdict(results), file)
+    found: dict[str, dict[tuple, float]] = {}
+    for family in text_string_to_metric_families(file.read_text()):
+        for sample in family.samples:
+            assert (sample.labels.pop("phase"), sample.labels.pop("set")) == ("1", "sound")
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    assert [path.name for path in tmp_path.iterdir()] == ["gate-1.prom"]
+    return found
+
+
+def test_prometheus_is_told_one_verdict_of_four_and_every_threshold(tmp_path):
+    found = written_for_prometheus(tmp_path, good())
+    assert found["ryzen_mpi_gate_verdict"] == {("GO",): 1, ("NO-GO",): 0, ("INSUFFICIENT",): 0, ("INVALID",): 0}
+    assert set(found["ryzen_mpi_gate_threshold_met"].values()) == {1.0}
+    assert found["ryzen_mpi_gate_figure"][("speed", "throughput", "samples/s")] == 260
+    assert ("heat", "temperature", "C") not in found["ryzen_mpi_gate_figure"]  # there is no sensor
+
+
+def test_prometheus_is_told_which_threshold_stands_in_the_way(tmp_path):
+    slow = figure("throughput", 150.0, "samples/s", (150.0, 151.0, 149.0))
+    found = written_for_prometheus(tmp_path, with_figure(slow))
+    assert found["ryzen_mpi_gate_verdict"][("NO-GO",)] == 1 and found["ryzen_mpi_gate_verdict"][("GO",)] == 0
+    against = {labels[:2] for labels, met in found["ryzen_mpi_gate_threshold_met"].items() if not met}
+    assert against == {("speed", "throughput")}
+
+
+def test_a_file_that_the_collector_would_not_read_is_refused(tmp_path):
+    with pytest.raises(UserError, match="does not end in .prom"):
+        write_gate_metrics(verdict(good()), tmp_path / "gate-1.txt")
+    with pytest.raises(UserError, match="can't be written: No such file or directory"):
+        write_gate_metrics(verdict(good()), tmp_path / "none" / "gate-1.prom")

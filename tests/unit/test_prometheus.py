@@ -171,6 +171,7 @@ def test_the_file_says_running_until_close_and_holds_the_last_step_then(make, tm
 
 def test_records_are_written_while_the_run_goes_on_and_not_at_every_step(make, tmp_path, monkeypatch):
     monkeypatch.setattr(prometheus, "WRITE_S", 0.05)
+    monkeypatch.setattr(prometheus, "WRITE_SHARE", 1.0)
     sink, inodes, step, text = make(), set(), 0, ""
     deadline = time.monotonic() + 60
     while len(inodes) < 4 and time.monotonic() < deadline:
@@ -187,6 +188,7 @@ def test_records_are_written_while_the_run_goes_on_and_not_at_every_step(make, t
 
 def test_a_file_that_cannot_be_written_is_reported_once_and_tried_again(make, tmp_path, monkeypatch):
     monkeypatch.setattr(prometheus, "WRITE_S", 0.01)
+    monkeypatch.setattr(prometheus, "WRITE_SHARE", 1.0)
     (tmp_path / "metrics.prom").mkdir()  # as a full disk would, it refuses the rename; root is not refused by rights
     sink = make()
     deadline = time.monotonic() + 60
