@@ -97,7 +97,7 @@ def spikes_on_end(looks: list[Look], at: int, rank: int) -> list[Look]:
     return changed(looks, at, lambda look, _: {"gradient_norm": 100 * look.gradient_norm, "loss": 2 * look.loss})
 
 
-@planted("divergence", "lower_rate", "", 160)
+@planted("divergence", "lower_rate", "", 200)
 def slow_divergence(looks: list[Look], at: int, rank: int) -> list[Look]:
     """The loss creeps up by 0.3 % a step."""
     return changed(looks, at, lambda look, n: {"loss": look.loss * min(3.0, 1.003 ** min(n, 1000))})

@@ -37,7 +37,8 @@ class Spike(Rule):
     Looks at: the global loss, the logarithm of the global gradient norm, and the logarithm of the largest rank's own
     gradient norm over the median of the others' at this step.
     Statistic: the rise over the median of the 15 values before, in robust standard deviations (1.4826 times the median
-    absolute deviation of the newest 64 rises; Hampel 1974, JASA 69; Iglewicz & Hoaglin 1993): z of 15, or of 10 where
+    absolute deviation of the newest 64 changes from step to step, over the square root of two; Hampel 1974, JASA 69;
+    von Neumann et al. 1941; Iglewicz & Hoaglin 1993; health/level.py tells why): z of 15, or of 10 where
     loss and gradient rise together; in any case a loss 10 % higher or a gradient 3 times as large. A rank's gradient:
     z of 6 and 5 times the others', where it also moves the global one: by half of what it must add to it at least, and
     by 2.5 deviations. What is found never enters the window. Only rises count, against the level of few steps: so
