@@ -78,8 +78,10 @@ def test_the_steep_fall_of_early_training_neither_alarms_nor_hides_a_spike():
         return 2.0 + 8.0 * math.exp(-step / 20) + 0.01 * (step % 5)
 
     assert acts_of(Spike(), run(range(1, 300), loss=loss)) == []
-    spiked = run(range(1, 41), loss=lambda step: loss(step) + (1.5 if step == 40 else 0))
+    spiked = [*run(range(1, 40), loss=loss), look(40, loss=loss(40) + 1.5, gradient_norm=2.0)]
     assert told(acts_of(Spike(), spiked)) == [(40, "skip", -1)]
+    alone = run(range(1, 61), loss=lambda step: loss(step) + (1.5 if step == 60 else 0))
+    assert told(acts_of(Spike(), alone)) == [(60, "skip", -1)]
 
 
 def test_a_lasting_shift_of_level_is_not_skipped_for_ever():
