@@ -1,4 +1,4 @@
-"""Looks at made-up runs, healthy and with a planted fault: what the monitor's rules are counted and tested on.
+"""Looks at made-up healthy runs: what false alarms of the monitor's rules are counted on.
 
 What is healthy is taken from real runs: losses that fall steeply, then slowly, with noise of heavier tails than normal,
 a hump while the learning rate warms up; gradient norms that drift; step times with a heavy tail, saves and evaluations
@@ -9,8 +9,8 @@ node because each looks when it likes, and that may be missing altogether.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -200,160 +200,3 @@ class Gauged:
         for name, value in values.items():
             if self._scene.sensors or name not in ("clock_hz", "temperature_c", "throttles", "power_w"):
                 self._now[name][rank] = value
-
-
-# -- planted faults ---------------------------------------------------------------------------------------------------
-
-Plant = Callable[[list[Look], int, int], list[Look]]
-"""Changes looks from index `at` on; the fault is of `rank`."""
-PLANTED: dict[str, Plant] = {}
-
-
-def planted(plant: Plant) -> Plant:
-    PLANTED[plant.__name__] = plant
-    return plant
-
-
-def with_value(values: np.ndarray, rank: int, value: float) -> np.ndarray:
-    """A copy with another value at one rank."""
-    changed = np.array(values, dtype=np.float64)
-    changed[rank] = value
-    return changed
-
-
-def _with(looks: list[Look], at: int, change: Callable[[Look, int], Mapping], until: int | None = None) -> list[Look]:
-    """Every look from `at` on changed by `change(look, steps since at)`."""
-    end = len(looks) if until is None else until
-    return [replace(look, **change(look, n - at)) if at <= n < end else look for n, look in enumerate(looks)]
-
-
-@planted
-def nan_on_one_rank(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """One rank's gradient is NaN at one step: so is everybody's after the reduction."""
-    return _with(
-        looks,
-        at,
-        lambda look, _: {
-            "gradient_norm": math.nan,
-            "finite": np.zeros(look.ranks),
-            "rank_gradient_norm": with_value(look.rank_gradient_norm, rank, math.nan),
-        },
-        at + 1,
-    )
-
-
-@planted
-def gradient_ten_times(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """One rank's gradient is ten times what it should be at one step."""
-    return _with(
-        looks,
-        at,
-        lambda look, _: {
-            "gradient_norm": look.gradient_norm * math.sqrt((look.ranks + 99) / look.ranks),
-            "rank_gradient_norm": with_value(look.rank_gradient_norm, rank, 10 * look.rank_gradient_norm[rank]),
-        },
-        at + 1,
-    )
-
-
-@planted
-def loss_doubles_at_a_step(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """One bad batch."""
-    return _with(looks, at, lambda look, _: {"loss": 2 * look.loss}, at + 1)
-
-
-@planted
-def spikes_on_end(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """Every step's gradient is a hundred times as large."""
-    return _with(looks, at, lambda look, _: {"gradient_norm": 100 * look.gradient_norm, "loss": 2 * look.loss})
-
-
-@planted
-def slow_divergence(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """The loss creeps up by 0.3 % a step."""
-    return _with(looks, at, lambda look, n: {"loss": look.loss * min(3.0, 1.003 ** min(n, 1000))})
-
-
-@planted
-def weights_differ(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """One unit in the last place on one rank, for good."""
-
-    def change(look: Look, _: int) -> Mapping:
-        if look.weights is None:
-            return {}
-        return {"weights": [number ^ (1 if r == rank else 0) for r, number in enumerate(look.weights)]}
-
-    return _with(looks, at, change)
-
-
-def slowed(looks: list[Look], at: int, rank: int, times: float) -> list[Look]:
-    """One rank computes so many times as long; the others wait."""
-
-    def change(look: Look, _: int) -> Mapping:
-        computed = look.rank_step_s - look.rank_communication_s
-        computed = with_value(computed, rank, times * computed[rank])
-        whole = np.full(look.ranks, max(look.rank_step_s.max(), 1.02 * computed.max()))
-        return {"rank_step_s": whole, "rank_communication_s": whole - computed}
-
-    return _with(looks, at + 1, change)  # a look tells the times of the step before
-
-
-@planted
-def rank_five_times_slower(looks: list[Look], at: int, rank: int) -> list[Look]:
-    return slowed(looks, at, rank, 5.0)
-
-
-@planted
-def rank_a_third_slower(looks: list[Look], at: int, rank: int) -> list[Look]:
-    return slowed(looks, at, rank, 4 / 3)
-
-
-def gauged(looks: list[Look], at: int, rank: int, **gauges: Callable[[float, float], float]) -> list[Look]:
-    """Gauges of the rank's node from `at` on: functions of their value and the seconds since."""
-    began = looks[at].clock_s
-
-    def change(look: Look, _: int) -> Mapping:
-        changed = dict(look.gauges)
-        there = [r for r in range(look.ranks) if look.hosts[r] == look.hosts[rank]]
-        for name, new in gauges.items():
-            for r in there:
-                changed[name] = with_value(changed[name], r, new(float(changed[name][r]), look.clock_s - began))
-        return {"gauges": changed}
-
-    return _with(looks, at, change)
-
-
-@planted
-def memory_squeezed(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """Something takes what is left on the rank's node, a hundredth of it a second."""
-    whole = float(np.nanmax(looks[-1].gauges["memory_limit_bytes"]))
-
-    def left(now: float, since_s: float) -> float:
-        return max(0.005 * whole, min(now, (0.2 - 0.01 * (since_s // SAMPLE_S) * SAMPLE_S) * whole))
-
-    return gauged(looks, at, rank, memory_available_bytes=left)
-
-
-@planted
-def node_throttles(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """The processors of the rank's node are too hot."""
-    return gauged(looks, at, rank, throttles=lambda now, _: 7.0, temperature_c=lambda now, _: 97.0)
-
-
-@planted
-def network_loses(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """One segment in a hundred from the rank's node is sent again."""
-    return gauged(looks, at, rank, retransmits=lambda now, _: now + 2000.0)
-
-
-@planted
-def steps_ten_times_longer(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """All ranks, for good."""
-    return _with(looks, at + 1, lambda look, _: {"rank_step_s": 10 * look.rank_step_s})
-
-
-@planted
-def no_checkpoints(looks: list[Look], at: int, rank: int) -> list[Look]:
-    """Saving fails from here on."""
-    newest = looks[at].gauges["checkpoint_step"]
-    return _with(looks, at, lambda look, _: {"gauges": dict(look.gauges) | {"checkpoint_step": newest}})

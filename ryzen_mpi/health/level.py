@@ -9,7 +9,7 @@ from ryzen_mpi.health.window import Window
 NEAR = 15
 """Values whose median is what the next one is expected to be: short, because a loss falls and a norm drifts."""
 MEMORY = 64
-"""Rises over the expected value that the usual one is learnt from."""
+"""Changes from one value to the next that the usual deviation is learnt from."""
 ENOUGH = 20
 """Values before the first judgement."""
 LIMIT = 10.0
@@ -21,17 +21,19 @@ class Level:
     """Judges one value after the other by those before it.
 
     The rise of a value is what it exceeds the median of the NEAR values before it by. Its z is the rise over the robust
-    deviation (median absolute one, Hampel 1974) of the newest MEMORY rises. A series that falls has rises below nought;
-    these neither widen the deviation (it is taken about their own median) nor hide a spike.
+    deviation of a single value: the median absolute one (Hampel 1974) of the newest MEMORY changes from one value to
+    the next, over the square root of two. From changes, because a trend is not in them (mean square successive
+    difference: von Neumann, Kent, Bellinson, Hart 1941, Annals of Mathematical Statistics 12(2)): so the steep fall of
+    a loss does not widen the deviation and hide a spike.
     """
 
     def __init__(self) -> None:
-        self._near, self._rises = Window(NEAR), Window(MEMORY)
+        self._near, self._changes = Window(NEAR), Window(MEMORY)
 
     @property
     def ready(self) -> bool:
         """Whether enough values are known to judge the next."""
-        return len(self._rises) >= ENOUGH - NEAR // 2
+        return len(self._changes) >= ENOUGH - 1
 
     @property
     def expected(self) -> float:
@@ -47,16 +49,16 @@ class Level:
         of LIMIT, however quiet the series was. 0 where it is none, or too few values are known."""
         if not (self.ready and rise > 0):
             return 0.0
-        spread = max(self._rises.deviation, floor / LIMIT)
+        spread = max(self._changes.deviation / math.sqrt(2), floor / LIMIT)
         return rise / spread if spread > 0 else math.inf
 
     def learn(self, value: float) -> None:
         """Takes a finite value that is no spike among those the next ones are judged by."""
-        if len(self._near) >= NEAR // 2:
-            self._rises.add(value - self.expected)
+        if self._near.values:
+            self._changes.add(value - self._near.values[-1])
         self._near.add(value)
 
     def forget(self) -> None:
         """Starts anew: what follows is of another level."""
         self._near.clear()
-        self._rises.clear()
+        self._changes.clear()

@@ -47,7 +47,7 @@ class Heat(Rule):
     def took(self, act: Act) -> None:
         """What was carried out on a node is what the next act goes on from."""
         node = self._nodes.get(act.node)
-        if node is not None and act.rule == self.name:
+        if node is not None and act.rule == self.name and act.kind != "warn":
             node.asked = False
             node.threads = int(act.figures.get("threads", node.threads))
 
@@ -115,7 +115,7 @@ class Node:
             return False
         if not self.limited and self._given_back is not None:
             self.needed = min(2 * self.needed, MOST_PATIENCE * COOL_SAMPLES)
-        self._hot = dict.fromkeys(self._hot, 0)
+        self._hot = {other: 0 if other == rank else -1 for other in self._hot}  # the others' of now count as seen
         return True
 
     def cool_long_enough(self, rank: int, cool: bool) -> bool:

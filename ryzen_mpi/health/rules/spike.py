@@ -19,6 +19,8 @@ NORM_RISE = math.log(3)
 OWN_RISE, EARLY_RISE = math.log(5), math.log(8)
 """Nor a rank's own gradient less than five times the others' (eight, before the usual norm is known): its samples may
 be harder than theirs."""
+OWN_LIMIT, LEAST_OWN_RISE = 6.0, 0.5
+"""z of a rank's own gradient, which needs the global one's word besides, and the rise that never has it."""
 ALONE, TOGETHER = 15.0, 2.5
 """z from which a loss or norm is a spike by itself; from LIMIT on where the other one has risen by TOGETHER."""
 NAMED = math.log(2.5)
@@ -35,9 +37,10 @@ class Spike(Rule):
     Looks at: the global loss, the logarithm of the global gradient norm, and the logarithm of the largest rank's own
     gradient norm over the median of the others' at this step.
     Statistic: the rise over the median of the 15 values before, in robust standard deviations (1.4826 times the median
-    absolute deviation of the newest 64 rises; Hampel 1974, JASA 69; Iglewicz & Hoaglin 1993): z of 15, or of 10 where
+    absolute deviation of the newest 64 changes from step to step, over the square root of two; Hampel 1974, JASA 69;
+    von Neumann et al. 1941; Iglewicz & Hoaglin 1993; health/level.py tells why): z of 15, or of 10 where
     loss and gradient rise together; in any case a loss 10 % higher or a gradient 3 times as large. A rank's gradient:
-    z of 10 and 5 times the others', where it also moves the global one: by half of what it must add to it at least, and
+    z of 6 and 5 times the others', where it also moves the global one: by half of what it must add to it at least, and
     by 2.5 deviations. What is found never enters the window. Only rises count, against the level of few steps: so
     neither the steep fall of early training nor the warm-up hides a spike or looks like one.
     False alarms: designed for less than one in a million steps.
@@ -92,18 +95,18 @@ class Spike(Rule):
             z = self._norm.z(rises[1], NORM_RISE)
             if z >= ALONE or z >= LIMIT and self._loss.z(rises[0]) >= TOGETHER:
                 found["gradient"] = z
-        if own >= OWN_RISE and (z := self._z_of_own(own, rises[1], look.ranks)) >= LIMIT:
+        if own >= OWN_RISE and (z := self._z_of_own(own, rises[1], look.ranks)) >= OWN_LIMIT:
             found["own"] = z
         return found
 
     def _z_of_own(self, own: float, rise: float, ranks: int) -> float:
         """Of a rank's own gradient, exp(own) times the others'; 0 where it hardly moves the global one."""
         if not (self._own.ready and self._norm.ready):
-            return own / EARLY_RISE * LIMIT
+            return own / EARLY_RISE * OWN_LIMIT
         must_add = math.log1p((math.exp(min(700.0, own)) - 1) / ranks)  # where all point the same way; else it is more
         if rise < must_add / 2 or self._norm.z(rise) < TOGETHER:
             return 0.0
-        return self._own.z(self._own.rise(own), OWN_RISE)
+        return self._own.z(self._own.rise(own), LEAST_OWN_RISE * LIMIT / OWN_LIMIT)
 
     def _learn(self, loss: float, norm: float, own: float) -> None:
         self._loss.learn(loss)

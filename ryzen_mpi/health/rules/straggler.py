@@ -14,13 +14,13 @@ from ryzen_mpi.training.look import Look
 
 SLOWER = 0.15
 """A rank this much above the median of the others is slower than balance allows."""
-WINDOW, MOST_OF = 100, 85
+WINDOW, MOST_OF = 100, 80
 """Named when it was so in this many of the newest steps, ..."""
 WINDOW_S = 20.0
 """... and they took so long: a neighbour's burst of work ends sooner."""
-FAR, STREAK, STREAK_S = 1.0, 8, 5.0
-"""Named sooner where it took more than twice the others' time in so many steps on end, for so long: what a scheduler
-does to a rank among more ranks than cores lasts milliseconds, and steps can be as short."""
+FAR, FAR_WINDOW, MOST_FAR, FAR_S = 1.0, 10, 8, 5.0
+"""Named sooner where it took more than twice the others' time in 8 of the newest 10 steps, and for so long: what a
+scheduler does to a rank among more ranks than cores lasts milliseconds, and steps can be as short."""
 RECENT, FEW_OF = 30, 6
 """No longer slow when it was so in at most this many of the newest steps."""
 WORSE = 2.0
@@ -38,9 +38,9 @@ class Straggler(Rule):
     sample where ranks have unequal shares, against the median of the other ranks' at the same step; the gauges for the
     cause.
     Statistic: a sign test (Conover 1999, Practical Nonparametric Statistics, section 3.4) of "15 % above the others":
-    true of 85 of the newest 100 steps, which took 20 s or more. A rank that is as good as the others is above their
-    median in half the steps; then 85 of 100 has a probability of 2e-13 if steps were independent; they are not, whence
-    the seconds. And sooner: more than twice the others' time in 8 steps on end that took 5 s or more.
+    true of 80 of the newest 100 steps, which took 20 s or more. A rank that is as good as the others is above their
+    median in half the steps; then 80 of 100 has a probability of 6e-10 if steps were independent; they are not, whence
+    the seconds. And sooner: more than twice the others' time in 8 of 10 steps that took 5 s or more.
     False alarms: designed for less than one in a million steps.
     Found: a rank five times slower within 10 steps (or 5 s, where steps are shorter than 0.5 s) of its becoming so; one
     15 % slower or more within 100 steps (or 20 s). Told once, again when it has doubled, and when it is over.
@@ -58,9 +58,11 @@ class Straggler(Rule):
         self._ranks, self._looks = ranks, 0
         self._slow = np.zeros((WINDOW, ranks), dtype=bool)
         self._count = np.zeros(ranks, dtype=np.int64)
-        self._streak = np.zeros(ranks, dtype=np.int64)
+        self._far_count = np.zeros(ranks, dtype=np.int64)
+        self._far = np.zeros((FAR_WINDOW, ranks), dtype=bool)
         self._over = np.zeros((RECENT, ranks))
         self._clock = np.zeros(WINDOW)
+        self._far_since: dict[int, float] = {}
         self._told: dict[int, float] = {}
         self._recovered: dict[int, int] = {}
 
@@ -74,7 +76,8 @@ class Straggler(Rule):
         if self._looks <= FIRST:
             return []
         self._learn(look)
-        if not self._told and int(self._streak.max()) < STREAK and int(self._count.max()) < MOST_OF:
+        if not self._told and int(self._far_count.max()) < MOST_FAR and int(self._count.max()) < MOST_OF:
+            self._far_since = {}
             return []
         return [*self._over_acts(look), *self._slow_acts(look)]
 
@@ -91,8 +94,9 @@ class Straggler(Rule):
         self._count += slow
         self._count -= self._slow[place]
         self._slow[place], self._clock[place] = slow, look.clock_s
-        self._streak += 1
-        self._streak *= far
+        self._far_count += far
+        self._far_count -= self._far[seen % FAR_WINDOW]
+        self._far[seen % FAR_WINDOW] = far
         self._over[seen % RECENT] = over
 
     def _since(self, steps: int) -> float:
@@ -102,13 +106,12 @@ class Straggler(Rule):
         return float(self._clock[newest % WINDOW] - self._clock[oldest % WINDOW])
 
     def _slow_acts(self, look: Look) -> list[Act]:
-        acts = []
-        for rank in np.flatnonzero((self._streak >= STREAK) | (self._count >= MOST_OF)).tolist():
-            streak = int(self._streak[rank])
-            soon = streak >= STREAK and self._since(streak) >= STREAK_S
+        acts, far = [], self._far_for_long(look)
+        for rank in np.flatnonzero((self._far_count >= MOST_FAR) | (self._count >= MOST_OF)).tolist():
+            soon = rank in far
             if not soon and not (self._count[rank] >= MOST_OF and self._since(WINDOW) >= WINDOW_S):
                 continue
-            more = self._more(rank, min(streak, RECENT) if soon else RECENT)
+            more = self._more(rank, FAR_WINDOW if soon else RECENT)
             told = self._told.get(rank)
             if told is not None and more < WORSE * told:
                 continue
@@ -117,6 +120,13 @@ class Straggler(Rule):
             self._told[rank] = more
             acts.append(self._named(look, rank, more))
         return acts
+
+    def _far_for_long(self, look: Look) -> set[int]:
+        """The ranks that have mostly been far behind for long enough."""
+        far = np.flatnonzero(self._far_count >= MOST_FAR).tolist()
+        began = look.clock_s - self._since(FAR_WINDOW)
+        self._far_since = {rank: self._far_since.get(rank, began) for rank in far}
+        return {rank for rank, since in self._far_since.items() if look.clock_s - since >= FAR_S}
 
     def _over_acts(self, look: Look) -> list[Act]:
         acts = []
