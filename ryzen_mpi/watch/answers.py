@@ -38,7 +38,7 @@ def _short(run: Watched, now: float) -> dict[str, Any]:
     return {
         "id": run.identity,
         "name": look.name,
-        "state": {"text": look.headline.text, "tone": look.headline.tone},
+        "state": {"text": look.headline.verdict, "tone": look.headline.tone},
         "step": look.step,
         "total": look.total,
         "loss": loss.number if loss.value is not None else "",
@@ -59,16 +59,17 @@ def one_run(run: Watched, since: str = "", window: int = 0) -> dict[str, Any]:
             "name": look.name,
             "path": str(look.whole.path),
             "state": {
-                "text": look.headline.text,
+                "text": look.headline.verdict,
                 "tone": look.headline.tone,
-                "sentence": _first_upper(look.headline.sentence),
+                "sentence": _first_upper(look.headline.text),
             },
             "over": look.over,
             "step": look.step,
             "total": look.total,
             **moments(look, now),
             "about": _about(look),
-            "cards": {key: figure_json(figure) for key, figure in look.figures.items()}
+            "cards": {"steps": _steps_card(look, now)}
+            | {key: figure_json(figure) for key, figure in look.figures.items()}
             | {"checkpoint": _checkpoint_card(checkpoints, now)},
             "totals": [figure_json(figure) for figure in look.totals],
             "expected": {"rate": look.expected.rate, "why": look.expected.why},
@@ -88,9 +89,7 @@ def one_run(run: Watched, since: str = "", window: int = 0) -> dict[str, Any]:
                 {"step": step, "when": moment_text(when), "ago": duration_text(max(0.0, now - when))}
                 for step, when in reversed(checkpoints[-20:])
             ],
-            "advice": [
-                {"level": one.level, "what": one.what, "why": one.why, "do": one.do} for one in look.advice
-            ],
+            "advice": [{"level": one.level, "what": one.what, "why": one.why, "do": one.do} for one in look.advice],
             "missing": list(look.missing),
         }
 
@@ -109,8 +108,17 @@ def _about(look: Look) -> str:
     return text + (f", {plural(int(batch), 'sample')} a step" if batch == batch else "")
 
 
+_CARD = {"value": None, "number": "", "unit": "", "spread": "", "target": "", "note": "", "badge": None}
+
+
+def _steps_card(look: Look, now: float) -> dict[str, Any]:
+    pace = f"{duration_text(look.pace_s)} from step to step" if look.pace_s is not None else ""
+    card = _CARD | {"name": "steps", "value": look.step, "number": f"{look.step:,}", "note": pace}
+    return card | {"unit": f"of {look.total:,}" if look.total else "", "target": moments(look, now)["left"]}
+
+
 def _checkpoint_card(checkpoints: tuple[tuple[int, float], ...], now: float) -> dict[str, Any]:
-    card = {"name": "checkpoint", "value": None, "number": "", "unit": "", "spread": "", "target": "", "badge": None}
+    card = _CARD | {"name": "checkpoint"}
     if not checkpoints:
         return card | {"note": "none on disk yet"}
     step, when = checkpoints[-1]

@@ -54,7 +54,8 @@ def curves(table: Table, generation: int, since: Since, window: int = 0) -> dict
     while not window and rows >> level > MOST_POINTS:
         level += 1
     begin, points = max(0, rows - window) if window else 0, (rows + (1 << level) - 1) >> level
-    fresh = (since.generation, since.level, since.window) != (generation, level, window) or since.points > points
+    fresh = (since.generation, since.level, since.window) != (generation, level, window)
+    fresh |= not begin < since.points <= points  # nothing of the page's is to be kept, or it has what is no more
     first = begin if fresh else max(begin, since.points - 1)  # the last may have become longer
     return {
         "since": str(Since(generation, level, points, window)),

@@ -28,7 +28,7 @@ SLOWER, MUCH_SLOWER = 0.95, 0.80
 
 @dataclass(frozen=True)
 class Expected:
-    """Samples a second that a run ought to reach; `why` says who says so, from `n` steps. None: nothing is known to hold it against."""
+    """Samples a second that a run ought to reach; `why` says who says so, from `n` steps. None: nothing is known."""
 
     rate: float | None
     why: str
@@ -82,14 +82,14 @@ def rate_figure(facts: RunFacts, expected: Expected) -> Shown:
     steps = recent(facts)
     figure = _median(steps.rates()) if steps is not None else None
     note = f"median of the newest {plural(figure.n, 'step')}" if figure else "no step yet"
-    one = shown("samples/s", figure, "", "no step yet", note=note, badge=compared(figure, expected))
+    one = shown("samples/s", figure, "", "no step yet", note=note, badge=compared(figure, expected) if figure else None)
     target = f"expected {number_text(round(expected.rate, 1))}" if expected.rate is not None else ""
     return replace(one, target=target)
 
 
-def compared(figure: Figure | None, expected: Expected) -> Badge:
+def compared(figure: Figure, expected: Expected) -> Badge:
     """Slower, where the whole interval of what is measured says so."""
-    if figure is None or not expected.rate or not math.isfinite(figure.value):
+    if not expected.rate or not math.isfinite(figure.value):
         return Badge("not judged", "unknown")
     change = figure.value / expected.rate - 1
     if figure.high < MUCH_SLOWER * expected.rate:

@@ -57,7 +57,9 @@ def picture(runs: Runs, gates: Gates) -> RenderableType:
     for gate in gates.look():
         reason = f"  {gate['reasons'][0]}" if gate["reasons"] else ""
         parts.append(
-            Text.assemble(f"phase {gate['phase']} ", (gate["verdict"], _STYLES[gate["tone"]]), f"  {gate['met']}{reason}")
+            Text.assemble(
+                f"phase {gate['phase']} ", (gate["verdict"], _STYLES[gate["tone"]]), f"  {gate['met']}{reason}"
+            )
         )
     return Group(*parts)
 
@@ -69,7 +71,7 @@ def _overview(looks: Sequence[Look], now: float) -> Table:
     for look in looks:
         table.add_row(
             Text(look.name),
-            Text(look.headline.text, _STYLES[look.headline.tone]),
+            Text(look.headline.verdict, _STYLES[look.headline.tone]),
             Text(moments(look, now)["progress"].removeprefix("step ")),
             Text(_number(look.figures["loss"])),
             Text(_number(look.figures["rate"])),
@@ -79,7 +81,7 @@ def _overview(looks: Sequence[Look], now: float) -> Table:
 
 def _one(run: Watched, look: Look, now: float) -> Panel:
     told = moments(look, now)
-    head = Text.assemble((look.headline.text, _STYLES[look.headline.tone]), f"  {look.headline.sentence}")
+    head = Text.assemble((look.headline.verdict, _STYLES[look.headline.tone]), f"  {look.headline.text}")
     line = "  ".join(filter(None, [told["progress"], told["left"], "" if look.over else told["ago"]]))
     parts: list[RenderableType] = [head, Text(line)]
     if look.total:

@@ -43,6 +43,7 @@ class Look:
         figures: the cards, by key.
         totals: of the whole run, as its report has them.
         step, total: steps done and to do; total None where that is not known.
+        pace_s: wall time from step to step, of the newest.
         left_s: until its end, where that can be told.
         sign_s: newest sign of life, seconds since 1970.
         advice: what stands out.
@@ -59,6 +60,7 @@ class Look:
     totals: tuple[Shown, Shown]
     step: int
     total: int | None
+    pace_s: float | None
     left_s: float | None
     sign_s: float | None
     advice: tuple[Advice, ...]
@@ -87,11 +89,11 @@ class Watched:
         total = _total(whole)
         step = source.table.last_step
         pace = measures.seconds_a_step(newest.steps)
-        running = headline.text == "Under way"
+        running = headline.verdict == "Under way"
         return Look(
             name=clean(self.path.resolve().name),
             headline=headline,
-            over=headline.text in ("Complete", "Given up", "Stopped", "Broke off", "Gone"),
+            over=headline.verdict in ("Complete", "Given up", "Stopped", "Broke off", "Gone"),
             whole=whole,
             newest=newest,
             expected=expected,
@@ -99,6 +101,7 @@ class Watched:
             totals=self._whole_run(whole),
             step=step,
             total=total,
+            pace_s=pace,
             left_s=pace * max(0, total - step) if running and pace and total else None,
             sign_s=whole.sign_s,
             advice=by_urgency(
@@ -143,15 +146,17 @@ class Watched:
         if not self.source.exists:
             return Headline("Gone", "unknown", "its directory is not there any more; these are the last figures seen")
         headline = run_headline(facts, now)
-        if headline.text not in ("Under way", "Nothing trained"):
+        if headline.verdict not in ("Under way", "Nothing trained"):
             return headline
         sign = facts.sign_s or 0.0
         if (gone := self.source.gone_process()) and now - sign > SETTLED_S:
             after = f"after {plural(self.source.table.last_step, 'step')}"
             return Headline("Broke off", "bad", f"{after}; {clean(gone)} is gone, and the run was not stopped")
-        if headline.text == "Nothing trained" and now - sign < 120:
+        if headline.verdict == "Nothing trained" and now - sign < 120:
             return Headline("Starting", "unknown", "no step yet")
-        return replace(headline, tone="good") if headline.text == "Under way" else headline
+        if headline.verdict == "Under way":  # how many steps is said beside it anyway
+            return replace(headline, tone="good", text=headline.text.partition(", ")[2])
+        return headline
 
     def _figures(self, whole: RunFacts, expected: measures.Expected) -> dict[str, Shown]:
         source = self.source
@@ -176,7 +181,7 @@ class Watched:
         return reason_of(self.source.events, gauge)
 
     def _whole_run(self, whole: RunFacts) -> tuple[Shown, Shown]:
-        """Medians over a long run are made anew when it is a hundredth longer: sorting a million steps takes a while."""
+        """Made anew when the run is a hundredth longer: sorting a million steps takes a while."""
         rows, generation = len(self.source.table), self.source.generation
         at, of, known = self._totals
         if generation != of or rows < at or rows > at + at // 100 or rows < 20_000 and rows != at:

@@ -75,7 +75,7 @@ const Charts = (() => {
     set(data) {
       this.data = data;
       this.plot.setAttribute("aria-label", summary(this.kind, data));
-      if (this.plotted) this.plotted.setData(data); else this.draw();
+      if (this.plotted && data[0].length) this.plotted.setData(data); else this.redraw();
       this.read(null);
       this.table();
     }
@@ -96,6 +96,8 @@ const Charts = (() => {
     draw() {
       const width = this.plot.clientWidth;
       if (!width) return;
+      this.plot.replaceChildren(...(this.data[0].length ? [] : [this.el("p", { class: "nothing" }, "No step yet")]));
+      if (!this.data[0].length) return;
       const font = "12.5px " + getComputedStyle(document.body).fontFamily;
       const line = { stroke: colour("line"), width: 1 };
       const axis = { stroke: colour("soft"), font, ticks: { show: false } };
@@ -108,7 +110,7 @@ const Charts = (() => {
       const count = drawn.length;
       this.plotted = new uPlot({
         width, height: this.kind.height, legend: { show: false },
-        padding: [8, 8, 0, 0],
+        padding: [8, 20, 0, 0],
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
         scales: {
           x: { time: false },

@@ -126,7 +126,8 @@ function tab(run) {
     type: "button", role: "tab", class: "tab", "data-run": run.id, id: `tab-${run.id}`, "aria-controls": "run",
     "aria-selected": String(chosen), tabindex: chosen ? "0" : "-1",
   }, el("span", { class: "tab-name" }, run.name), badge(run.state),
-  el("span", { class: "soft" }, [run.progress, run.loss && `loss ${run.loss}`, run.rate].filter(Boolean).join(" · ")));
+  el("span", { class: "soft" }, run.progress),
+  el("span", { class: "soft" }, [run.loss && `loss ${run.loss}`, run.rate].filter(Boolean).join(" · ")));
   made.addEventListener("click", () => choose(run.id, true));
   return made;
 }
@@ -163,7 +164,7 @@ function showRun(run) {
   $("state").textContent = run.state.text;
   $("state").className = `badge large ${run.state.tone}`;
   $("sentence").textContent = run.state.sentence;
-  $("moments").textContent = [run.progress, run.left, run.about, run.over ? "" : run.ago].filter(Boolean).join(" · ");
+  $("moments").textContent = [run.about, run.over ? "" : run.ago].filter(Boolean).join(" · ");
   document.title = `${run.state.text}: ${run.name} · ryzen_mpi watch`;
   say(`${run.name}: ${run.state.text}. ${run.state.sentence}`);
   const bar = $("bar"), share = run.total ? Math.min(1, run.step / run.total) : 0;
@@ -184,11 +185,12 @@ function showRun(run) {
 }
 
 function card([key, figure]) {
-  const none = figure.number === "";
+  const judged = figure.badge ? [badge(figure.badge)] : [];
   return el("div", { class: "card", "data-card": key },
-    el("h3", {}, figure.name, ...(figure.badge ? [badge(figure.badge)] : [])),
-    none ? el("p", { class: "value none" }, "none yet")
-      : el("p", { class: "value" }, figure.number, " ", el("span", { class: "unit" }, figure.unit)),
+    el("h3", {}, figure.name),
+    figure.number === "" ? el("p", { class: "value none" }, "none yet", ...judged)
+      : el("p", { class: "value" }, el("span", { class: "number" }, figure.number),
+        el("span", { class: "unit" }, figure.unit), ...judged),
     ...(figure.target ? [el("p", { class: "target" }, figure.target)] : []),
     ...[figure.spread, figure.note].filter(Boolean).map((text) => el("p", { class: "spread" }, text)));
 }
@@ -264,7 +266,7 @@ function showNodes(nodes) {
         node.share === null ? "" : ` (${(100 * node.share).toFixed(1)} %)`),
       ...(node.share === null ? [] : [el("div", { class: "track", "aria-hidden": "true" }, fill)]),
       ...(node.available ? [el("p", { class: "spread" }, node.available)] : []));
-  }) : [el("p", { class: "soft" }, "Where the ranks run is not recorded yet.")]),
+  }) : [el("p", { class: "soft" }, "No step yet, or the ranks did not record where they run.")]),
   el("p", { class: "spread" }, "Resident memory of the ranks; what they share counts once a rank."));
 }
 
