@@ -73,7 +73,7 @@ class Source:
     def look(self) -> None:
         """Brings everything up to date. Callers hold `lock`."""
         now = time.monotonic()
-        if now - self._looked < PAUSE_S:
+        if now - self._looked < PAUSE_S or not self.exists:  # of a directory that is gone the last figures stay
             return
         if (news := self.metrics.look()) is not None:
             self._take(news)

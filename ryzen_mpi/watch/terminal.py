@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -85,7 +86,7 @@ def _one(run: Watched, look: Look, now: float) -> Panel:
     line = "  ".join(filter(None, [told["progress"], told["left"], "" if look.over else told["ago"]]))
     parts: list[RenderableType] = [head, Text(line)]
     if look.total:
-        parts.append(ProgressBar(look.total, min(look.step, look.total)))
+        parts.append(Padding(ProgressBar(look.total, min(look.step, look.total)), 0))  # which ends its line
     parts += [_figures(look), *_losses(run)]
     source = run.source
     if rows := rank_rows(look.newest, source.sample):

@@ -42,7 +42,7 @@ def timeline(
         {"time": when, "kind": "checkpoint", "tone": "good", "who": "", "step": step, "text": "saved", "evidence": ""}
         for step, when in checkpoints
     ]
-    return sorted(rows, key=lambda row: row["time"], reverse=True)[:MOST_EVENTS]
+    return sorted(rows, key=lambda row: row["time"])[: -MOST_EVENTS - 1 : -1]  # of one moment: the last written first
 
 
 def _row(log: str, event: dict[str, Any]) -> dict[str, Any]:
