@@ -67,6 +67,7 @@ class Runs:
         self._known = {run.identity: run for run in named}
 
     def _add(self, path: Path) -> None:
-        identity = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:12]
+        path = path.resolve()  # a link may lead elsewhere later; and two names of a run are one run
+        identity = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:12]
         if identity not in self._known:
             self._known[identity] = Watched(path, identity, self._expect)

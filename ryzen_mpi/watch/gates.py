@@ -14,7 +14,7 @@ from ryzen_mpi.report.texts import clean, moment_text, plural
 
 PAUSE_S = 5.0
 _TONES = {"GO": "good", "NO-GO": "bad", "INSUFFICIENT": "warn", "INVALID": "bad"}
-MOST_ROWS, MOST_REASONS = 60, 6
+MOST_REASONS = 6
 
 
 class Gates:
@@ -26,7 +26,7 @@ class Gates:
         self._looked, self._found = float("-inf"), list[dict[str, Any]]()
 
     def look(self) -> list[dict[str, Any]]:
-        """A row a phase: verdict, tone, reasons, thresholds. A folder is judged again when its results have changed."""
+        """A row a phase: verdict, tone, reasons. A folder is judged again when its results have changed."""
         if time.monotonic() - self._looked < PAUSE_S:
             return self._found
         newest: dict[str, dict[str, Any]] = {}
@@ -70,7 +70,7 @@ def _judged(folder: Path, which: str, ended: float) -> dict[str, Any] | None:
         verdict = judge_folder(phase, folder, which)
     except UserError as error:
         return {"phase": "?", "verdict": "INVALID", "tone": "bad", "ended": ended, "when": "", "folder": clean(folder),
-                "reasons": [clean(error.message)], "met": "", "rows": []}  # fmt: skip
+                "reasons": [clean(error.message)], "met": ""}  # fmt: skip
     met = sum(row.verdict in ("met", "excellent") for row in verdict.rows)
     return {
         "phase": verdict.phase,
@@ -82,5 +82,4 @@ def _judged(folder: Path, which: str, ended: float) -> dict[str, Any] | None:
         "met": f"{met} of {plural(len(verdict.rows), 'threshold')} met",
         "reasons": [clean(reason) for reason in verdict.reasons[:MOST_REASONS]]
         + ([f"and {len(verdict.reasons) - MOST_REASONS} more"] if len(verdict.reasons) > MOST_REASONS else []),
-        "rows": [],
     }

@@ -5,6 +5,7 @@ No part of a request ever becomes a path: files are those of this package, read 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import socket
@@ -152,4 +153,5 @@ def serve(app: Any, made: socket.socket) -> None:
         app, log_level="error", access_log=False, server_header=False, date_header=False, ws="none",
         lifespan="off", timeout_graceful_shutdown=2,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[made])
+    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has closed
+        uvicorn.Server(config).run(sockets=[made])

@@ -10,18 +10,17 @@ from ryzen_mpi.report.texts import clean
 
 MOST_EVENTS = 100
 MOST_CHARACTERS = 400
-ACTS = "ryzen_mpi.monitor"
 _TONES = {
     **dict.fromkeys(("failure", "failed", "fault", "checkpoint_failed", "node-silent"), "bad"),
-    **dict.fromkeys(("stop", "stopped", "warned", "stray-signal", "rollback", "marker"), "warn"),
+    **dict.fromkeys(("stop", "stopped", "warned", "stray-signal", "rollback", "back", "marker"), "warn"),
     **dict.fromkeys(("end", "complete", "checkpoint"), "good"),
 }
 _NAMES = {
     "checkpoint_failed": "save failed",
     "stray-signal": "signal",
     "node-silent": "node silent",
-    "act": "monitor",
-    "end": "end",
+    "back": "going back",
+    "health_check": "health check",
 }
 
 
@@ -31,10 +30,12 @@ def timeline(
     """The newest MOST_EVENTS, newest first.
 
     Each has "time" (seconds since 1970), "kind" (a word), "tone", "who", "step" (or None), "text" and "evidence".
-    The starts of all ranks are one.
+    The starts of all ranks are one; of the health checks, which go on all the time, there is the last.
     """
     rows = []
     for name, log in events.items():
+        checks = [event for event in log if event["event"]["action"] == "health_check"]
+        log = [event for event in log if event["event"]["action"] != "health_check"] + checks[-1:]
         if name.startswith("rank-") and name != "rank-0000":
             log = [event for event in log if event["event"]["action"] not in ("start", "end", "stop")]
         rows += [_row(name, event) for event in log[-2 * MOST_EVENTS :]]
@@ -50,11 +51,12 @@ def _row(log: str, event: dict[str, Any]) -> dict[str, Any]:
     action = event["event"]["action"]
     kind, tone = _NAMES.get(action, action), _TONES.get(action, "unknown")
     text, evidence = str(event.get("message", "")), ""
-    if action == "act" or event["event"].get("dataset") == ACTS:
+    if action == "act":
         kind = str(figures.get("rule", "monitor"))
         tone = "warn" if figures.get("kind") == "warn" else "bad"
-        text = " ".join(filter(None, [str(figures.get("kind", "")).replace("_", " "), text and f"({text})"])) or "act"
-        evidence = str(figures.get("evidence", ""))
+        evidence, done = str(figures.get("evidence", "")), figures.get("done")
+        did = done if isinstance(done, str) and done else str(figures.get("kind", "")).replace("_", " ")
+        text = did if evidence else str(event.get("message", did))
     elif action == "start":
         text = f"{figures.get('ranks', '?')} ranks from step {figures.get('step', '?')}"
     step = figures.get("step")
