@@ -55,13 +55,20 @@ class BuildKernel(build_ext):
         return f"{compiler} failed, see what it said (Debian: is libc6-dev there?)"
 
 
+WATCH = ["starlette>=1", "uvicorn>=0.40"]  # the page of `ryzen-mpi watch`
+
 setup(
     name="ryzen-mpi",
     version=VERSION[1],
     description="Training of transformers on CPU clusters with nothing but MPI and Slurm.",
     python_requires=">=3.10",
     packages=find_packages(include=["ryzen_mpi", "ryzen_mpi.*"]),
-    package_data={"ryzen_mpi": ["profiles/*.yaml", "validation/phases/*.yaml", "report/templates/*"]},
+    package_data={
+        "ryzen_mpi": [
+            *("profiles/*.yaml", "validation/phases/*.yaml", "report/templates/*"),
+            *("watch/static/*", "watch/static/uplot/*"),
+        ]
+    },
     # env/run installs without the kernel and builds it into the venv, not into the checkout as `pip install -e .` does.
     ext_modules=[] if os.environ.get("RYZEN_MPI_WITHOUT_KERNEL") else [KERNEL],
     cmdclass={"build_ext": BuildKernel},
@@ -96,6 +103,7 @@ setup(
         "mpich": ["mpich"],
         "tensorboard": ["tensorboard>=2.16"],  # monitor.tensorboard
         "peers": ["accelerate>=1", "deepspeed>=0.16", "lightning>=2.4"],  # benchmarks/peers.py
+        "watch": WATCH,
         "dev": [
             "grafana-foundation-sdk ; python_version >= '3.11'",  # the schema of dashboards, as types
             "hypothesis",
@@ -103,6 +111,7 @@ setup(
             "pytest",
             "ruff",
             "tensorboard",
+            *WATCH,
         ],
     },
 )

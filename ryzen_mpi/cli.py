@@ -25,6 +25,7 @@ _COMMANDS = {
     "generate": ("ryzen_mpi.commands.generate", "command", "Continue a text with a trained model."),
     "metrics": ("ryzen_mpi.commands.metrics", "metrics_command", "Show or export what a run recorded."),
     "bench": ("ryzen_mpi.commands.bench", "command", "Measure communication: OSU's benchmarks on several backends."),
+    "watch": ("ryzen_mpi.commands.watch", "command", "Show runs on a page, or in a terminal, while they train."),
     "report": ("ryzen_mpi.commands.report", "command", "Report runs, scaling, phases, days: page, Markdown, JSON."),
     "scale": ("ryzen_mpi.commands.scale", "command", "Measure how throughput follows the ranks, and take it apart."),
     "submit": ("ryzen_mpi.commands.submit", "command", "Submit a phase to Slurm, or show its batch file."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,8 @@ from ryzen_mpi.cluster.topology import parse_cpulist
 from ryzen_mpi.report.run_facts import Place, Restart
 from ryzen_mpi.report.texts import clean
 
-_RECORDS = b'"ryzen_mpi.metrics"'
+RECORDS = b'"ryzen_mpi.metrics"'
+"""Stands in the lines of steps, evaluations and samples, and in no other event's."""
 _PLANNED = {"resize", "rollback", "grow", "requeue", "warned", "stopped"}
 _CAUSES = _PLANNED | {"fault", "stray-signal"}
 
@@ -31,12 +32,16 @@ class Told:
 
 def read_told(folder: Path) -> Told:
     """Reads every log in `folder`. Local. Lines that are torn or not of this program are passed over."""
-    logs = {path.stem: list(_events(path)) for path in sorted(folder.glob("*.jsonl"))}
+    return told_of({path.stem: list(_events(path)) for path in sorted(folder.glob("*.jsonl"))})
+
+
+def told_of(logs: Mapping[str, Sequence[dict[str, Any]]]) -> Told:
+    """What the events of the logs, by the logs' names in their order, tell together. Pure."""
     ranks = {name: events for name, events in logs.items() if name.startswith("rank-")}
     leader, supervisor = ranks.get("rank-0000", []), logs.get("supervisor", [])
     ends = [event for event in leader if _action(event) in ("start", "stop", "end", "failure")]
     stopped = clean(ends[-1].get("message", "stopped")) if ends and _action(ends[-1]) == "stop" else None
-    times = [_time(events[-1]) for events in logs.values() if events]
+    times = [time_of(events[-1]) for events in logs.values() if events]
     return Told(
         restarts=tuple(_restarts(leader, supervisor)),
         places=tuple(_places(ranks)),
@@ -51,23 +56,27 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             for line in file:
-                if _RECORDS in line:
-                    continue
-                try:
-                    event = json.loads(line)
-                    if isinstance(event["event"]["action"], str) and _time(event):
-                        yield event
-                except (ValueError, TypeError, KeyError, AttributeError):
-                    continue
+                if RECORDS not in line and (event := event_of(line)) is not None:
+                    yield event
     except OSError:
         return
+
+
+def event_of(line: bytes) -> dict[str, Any] | None:
+    """The event in a line of a log; None for one that is torn or not of this program. Pure."""
+    try:
+        event = json.loads(line)
+        return event if isinstance(event["event"]["action"], str) and time_of(event) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def _action(event: dict[str, Any]) -> str:
     return event["event"]["action"]
 
 
-def _time(event: dict[str, Any]) -> float:
+def time_of(event: dict[str, Any]) -> float:
+    """Seconds since 1970-01-01 UTC."""
     return datetime.fromisoformat(event["@timestamp"].replace("Z", "+00:00")).timestamp()
 
 
@@ -104,17 +113,17 @@ def _restarts(leader: list[dict[str, Any]], supervisor: list[dict[str, Any]]) ->
         elif _action(event) == "attempt":
             attempts += 1
             begun = by_epoch.get(str(_figure(event, "epoch")))
-            if attempts > 1 or starts and _time(starts[0]) < _time(event):
+            if attempts > 1 or starts and time_of(starts[0]) < time_of(event):
                 why = clean(cause.get("message", "")) if cause else "started again"
                 step = _figure(begun, "step") if begun else None
                 planned = cause is None or _action(cause) in _PLANNED
-                found.append(Restart(_time(event), step if isinstance(step, int) else None, why, planned))
+                found.append(Restart(time_of(event), step if isinstance(step, int) else None, why, planned))
             cause = None
     for event in starts[1:]:
         if _label(event, "epoch") is None:
             step, ranks = _figure(event, "step"), _figure(event, "ranks")
             why = f"started again by hand on {ranks} ranks"
-            found.append(Restart(_time(event), step if isinstance(step, int) else None, why, True))
+            found.append(Restart(time_of(event), step if isinstance(step, int) else None, why, True))
     return iter(sorted(found, key=lambda restart: restart.wall_time_s))
 
 

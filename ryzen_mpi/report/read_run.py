@@ -80,7 +80,7 @@ def read_run(path: Path) -> RunFacts:
         stopped=told.stopped,
         restarts=told.restarts,
         places=told.places,
-        checkpoints=tuple(_checkpoints(run)),
+        checkpoints=tuple(checkpoints_of(run)),
         troubles=told.troubles,
         sign_s=max([t for t in (told.sign_s, _last_step_s(steps)) if t is not None], default=None),
         missing=tuple(missing),
@@ -180,7 +180,7 @@ def _settings(run: RunDirectory, missing: list[str]) -> Mapping[str, Any]:
     return content
 
 
-def _checkpoints(run: RunDirectory) -> list[tuple[int, float]]:
+def checkpoints_of(run: RunDirectory) -> list[tuple[int, float]]:
     """Step and time of the checkpoints on disk, oldest step first; unverified."""
     found = []
     for path in run.checkpoints.glob("step-*"):

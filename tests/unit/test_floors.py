@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "ryzen_mpi"
 # top to bottom; rooms that are planned and not built yet have their place already (DESIGN.md)
 FLOORS = (
     *("__main__", "cli", "commands", "supervise", "train", "finish", "startup"),
-    *("report", "validation", "scaling", "supervisor", "health"),
+    *("watch", "report", "validation", "scaling", "supervisor", "health"),
     *("training", "bench", "metrics", "data", "model", "comm", "cluster"),
     *("settings", "config", "rundir", "sealing", "figures", "console", "beacon", "units", "errors", "__init__"),
 )
