@@ -102,7 +102,7 @@ def _restarts(leader: list[dict[str, Any]], supervisor: list[dict[str, Any]]) ->
             starts.append(event)
         elif _action(event) == "start":
             step, why = _figure(event, "step"), f"the monitor went back: {clean(back.get('message', ''))}"
-            found.append(Restart(_time(event), step if isinstance(step, int) else None, why, False))
+            found.append(Restart(time_of(event), step if isinstance(step, int) else None, why, False))
             back = None
     by_epoch = {_label(event, "epoch"): event for event in starts}
     cause: dict[str, Any] | None = None
