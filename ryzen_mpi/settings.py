@@ -137,14 +137,17 @@ def _scalar(text: str) -> Any:
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not equals or not dot or not section or not name:
+    *sections, name = key.strip().split(".")
+    if not equals or not sections or not name or not all(sections):
         raise UserError(f"override {override!r} is not of the form section.key=value", _sections_hint())
-    branch = tree.setdefault(section, {})
-    if branch is None:
-        branch = tree[section] = {}
-    if not isinstance(branch, dict):
-        raise UserError(f"{section} holds {branch!r}, not settings", _sections_hint())
+    branch = tree
+    for depth, section in enumerate(sections, 1):
+        below = branch.get(section)
+        if below is None:
+            below = branch[section] = {}
+        if not isinstance(below, dict):
+            raise UserError(f"{'.'.join(sections[:depth])} holds {below!r}, not settings", _sections_hint())
+        branch = below
     branch[name] = _scalar(text.strip())
 
 
@@ -181,10 +184,14 @@ def _short(value: Any) -> str:
 
 
 def _model_at(location: Sequence[str]) -> type[BaseModel] | None:
-    if not location:
-        return Settings
-    field = Settings.model_fields.get(location[0])
-    return field.annotation if field is not None else None  # type: ignore[return-value]
+    """The model of the section at `location`; None where there is none."""
+    model: type[BaseModel] = Settings
+    for name in location:
+        field = model.model_fields.get(name)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        model = field.annotation
+    return model
 
 
 def _names(location: Sequence[str]) -> list[str]:
@@ -196,11 +203,13 @@ def _field_hint(location: Sequence[str]) -> str | None:
     """What the model allows at `location`: its choices, or its type and bounds."""
     if len(location) < 2:
         return _sections_hint()
-    model = _model_at(location[:1])
-    field = model.model_fields.get(location[1]) if model is not None else None
+    model = _model_at(location[:-1])
+    field = model.model_fields.get(location[-1]) if model is not None else None
     if field is None:
         return None
-    schema = model.model_json_schema()["properties"][location[1]]
+    schema = model.model_json_schema()["properties"][location[-1]]
+    if "$ref" in schema:
+        return f"a section of its own: {', '.join(_names(location))}"
     branches = [item for item in schema.get("anyOf", [schema]) if item.get("type") != "null"]
     branch = branches[0] if branches else schema
     if "enum" in branch:

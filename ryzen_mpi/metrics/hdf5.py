@@ -60,14 +60,24 @@ class Hdf5Sink:
         try:
             self._disk = _prepared(self.path, world_size, layer_names, report)
             self._file = h5py.File(self._disk, "r+")
-            self._file.attrs.update(run or {})
-            self._cut(resume_step)
-            if events is not None and self._tables["training"].last_step < resume_step:
-                self._fill(events, resume_step)
-            self._commit()
-            self._newest = self._last_steps()
+            try:
+                self._begin(resume_step, run or {}, events)
+            except BaseException:  # HDF5 must not find a file to close at the interpreter's exit: that ends in SIGSEGV
+                with contextlib.suppress(Exception):
+                    self._file.close()
+                self._disk.close()
+                raise
         except OSError as error:
             raise _refusal(self.path, error) from error
+
+    def _begin(self, resume_step: int, run: Mapping[str, str | int | float], events: Path | None) -> None:
+        """The file as it was after `resume_step`, settled."""
+        self._file.attrs.update(run)
+        self._cut(resume_step)
+        if events is not None and self._tables["training"].last_step < resume_step:
+            self._fill(events, resume_step)
+        self._commit()
+        self._newest = self._last_steps()
 
     def write(self, record: Record) -> None:
         """Takes a record; writes the batch when it is due. Raises OSError and the like where the disk refuses.

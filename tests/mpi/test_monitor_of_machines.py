@@ -153,12 +153,12 @@ def test_a_disk_that_is_full_stops_no_training(tmp_path):
     """Of everything that is recorded: the file system of the run directory takes nothing for a while."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(disk)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(disk)], capture_output=True).returncode:
         pytest.skip("nothing can be mounted here: needs root")
     try:
         folder, words = disk / "run", [*WORDS, "training.max_steps=300", "training.save_interval=100"]
-        job = Job(mpirun(1, *train(folder, *words, "monitor.sample_s=0.1")), tmp_path)
-        job.wait_for(lambda: (folder / "metrics.h5").exists())
+        job = Job(mpirun(1, *planted(folder, *words)), tmp_path, PLANTED="sleep:0.02")
+        job.wait_for(lambda: of_action(folder, 0, "step"))
         ballast = threading.Thread(target=fill, args=(disk / "ballast",))
         ballast.start()
         ballast.join()

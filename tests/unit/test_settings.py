@@ -137,7 +137,7 @@ def test_an_unknown_key_is_named_with_the_nearest():
 def test_an_unknown_section_is_named_with_the_nearest():
     error = refusal("trainig.seed=1")
     assert "unknown key trainig; did you mean training?" in error.message
-    assert error.hint == "allowed here: distributed, training, model, hardware, data"
+    assert error.hint == "allowed here: distributed, training, model, hardware, data, monitor"
 
 
 @pytest.mark.parametrize(
@@ -256,3 +256,23 @@ def test_the_global_batch_is_that_of_all_ranks_unless_fixed():
 def test_positions_default_to_the_sequence_length():
     assert load_settings("default", environment={}).max_positions == 128
     assert load_settings("default", ["hardware.max_seq_length=300"], {}).max_positions == 300
+
+
+def test_a_section_inside_a_section_is_reached_by_its_name():
+    assert load_settings("default", ["monitor.rules.spike=warn"]).monitor.rules.spike == "warn"
+
+
+@pytest.mark.parametrize(
+    ("word", "said", "hint"),
+    [
+        ("monitor.rules.spik=warn", "unknown key monitor.rules.spik; did you mean spike?", "allowed here: finite"),
+        ("monitor.rules.spike=never", "monitor.rules.spike='never'", "allowed: act, warn, off"),
+        ("monitor.rules=warn", "monitor.rules='warn'", "a section of its own: finite"),
+        ("training.seed.more=3", "training.seed={'more': 3}", "allowed: integer"),
+        ("training..seed=3", "not of the form section.key=value", "sections: distributed"),
+    ],
+)
+def test_what_is_wrong_inside_a_section_is_named(word, said, hint):
+    with pytest.raises(UserError) as refused:
+        load_settings("default", [word])
+    assert said in refused.value.message and hint in refused.value.hint
