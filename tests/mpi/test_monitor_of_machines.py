@@ -158,7 +158,8 @@ def test_a_disk_that_is_full_stops_no_training(tmp_path):
     try:
         folder, words = disk / "run", [*WORDS, "training.max_steps=300", "training.save_interval=100"]
         job = Job(mpirun(1, *planted(folder, *words)), tmp_path, PLANTED="sleep:0.02")
-        job.wait_for(lambda: of_action(folder, 0, "step"))
+        log = folder / "events/rank-0000.jsonl"
+        job.wait_for(lambda: log.exists() and '"action":"step"' in log.read_text())
         ballast = threading.Thread(target=fill, args=(disk / "ballast",))
         ballast.start()
         ballast.join()
