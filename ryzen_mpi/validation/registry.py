@@ -65,7 +65,7 @@ class Check:
         where: "one": one process on this node. "nodes": one rank on each node. "ranks": all ranks of the phase.
             "driver": one process that starts jobs of its own. On "nodes" and "ranks" every rank runs the function
             (collective), and rank 0's findings are kept.
-        limit_s: seconds it may take; `duration_s` of its options is added.
+        limit_s: seconds it may take where every rank has a core; `duration_s` of its options is added.
         run: measures.
         least_ranks, least_nodes: it says nothing with fewer.
     """
