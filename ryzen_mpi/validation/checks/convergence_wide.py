@@ -27,7 +27,7 @@ def convergence_wide(context: Context) -> Findings:
         raise UserError(f"--option ranks={asked}: not numbers of ranks above 1", f"as in ranks={RANKS}")
     wide = [int(word) for word in asked.split(",")]
     steps = context.count("steps", STEPS)
-    words = (*measure.WORDS, "hardware.num_threads=1", *context.overrides)
+    words = (*measure.WORDS, *context.overrides)
     count = context.nodes.count if context.nodes else 1
     cores = len(os.sched_getaffinity(0)) * count
     curves = {}
