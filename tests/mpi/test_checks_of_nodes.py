@@ -13,7 +13,14 @@ import pytest
 
 LIMIT_S = 200.0
 HEALTHY = 10
-QUICK = {"bytes_per_rank": 8 << 20, "duration_s": 1.0, "datagrams": 640, "transfer_bytes": 4 << 20}
+QUICK = {
+    "bytes_per_rank": 8 << 20,
+    "duration_s": 1.0,
+    "load_s": 1.0,
+    "iperf_s": 1.0,
+    "datagrams": 640,
+    "transfer_bytes": 4 << 20,
+}
 SPOILED = ("--probability", "0.05")
 
 
@@ -179,7 +186,14 @@ def test_a_slow_pair_stands_out_of_all_pairs(three_apart):
 
 
 def test_healthy_repeats_raise_no_alarm(tmp_path):
-    quick = QUICK | {"bytes_per_rank": 2 << 20, "duration_s": 0.3, "datagrams": 320, "transfer_bytes": 1 << 20}
+    quick = QUICK | {
+        "bytes_per_rank": 2 << 20,
+        "duration_s": 0.3,
+        "load_s": 0.3,
+        "iperf_s": 0.3,
+        "datagrams": 320,
+        "transfer_bytes": 1 << 20,
+    }
     wanted = requests(*((name, None) for name in ("hardware", "memory", "numa", "affinity", "pytorch")))
     wanted += requests(*((name, None) for name in ("network_loss", "network_stability")), apart=True)
     wanted = [item | {"options": quick, "repeats": HEALTHY} for item in wanted]
