@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class Context:
     overrides: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     tell: Callable[[str], object] = lambda line: None
+
+    def crowd(self, ranks: int = 0) -> float:
+        """How many of `ranks` (all of the phase) share a core of the nodes, 1 at least: as much longer they take."""
+        cores = len(os.sched_getaffinity(0)) * (self.nodes.count if self.nodes else 1)
+        return max(1.0, (ranks or self.ranks) / cores)
 
     def count(self, name: str, default: int, least: int = 1) -> int:
         """The option `name` of the check, a whole number from `least` on. Local. Raises UserError."""

@@ -4,7 +4,7 @@ import pytest
 
 from ryzen_mpi.cluster.phases import phase
 from ryzen_mpi.scaling.launch import Nodes
-from ryzen_mpi.validation.registry import Check
+from ryzen_mpi.validation.registry import Check, Context
 from ryzen_mpi.validation.runner import Plan, limit_s
 from ryzen_mpi.validation.thresholds import load_rules
 
@@ -27,3 +27,10 @@ def test_ranks_that_share_cores_have_as_much_more_time(where, ranks, nodes, core
     assert limit_s(check, plan, cores) == wanted
     longer = Plan(phase("1"), load_rules("1"), [check], ranks, Nodes(names), options={"duration_s": 30.0})
     assert limit_s(check, longer, cores) == wanted + 30
+
+
+def test_a_check_that_launches_knows_how_many_ranks_share_a_core(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    context = Context(phase("2b"), 12, tmp_path, nodes=Nodes(("node1", "node2", "node3")))
+    assert (context.crowd(), context.crowd(24), context.crowd(1)) == (2, 4, 1)
+    assert Context(phase("1"), 4, tmp_path, nodes=Nodes()).crowd() == 2
