@@ -14,7 +14,7 @@ import numpy as np
 
 from ryzen_mpi.bench.disturbance import DISTURBED_SHARE, Others, is_disturbed, others_share, waited_share
 from ryzen_mpi.bench.prepared import Prepared, vectors
-from ryzen_mpi.cluster.exchange import MpiExchange
+from ryzen_mpi.cluster.exchange import MpiExchange, wait
 from ryzen_mpi.cluster.kernel import read_threads
 
 ROUNDS = 20
@@ -84,7 +84,7 @@ def measure(
     for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
         for name in _order(list(sides), number):
             before, began = read_threads(), time.perf_counter_ns()
-            _timed(sides[name].calls, turns[name], times[name][begin:end], comm.Barrier, meet)
+            _timed(sides[name].calls, turns[name], times[name][begin:end], comm, meet)
             elapsed = time.perf_counter_ns() - began
             waited[name][number] = waited_share(before, read_threads(), elapsed) * elapsed, elapsed
             turns[name] += end - begin + 1
@@ -105,12 +105,14 @@ def _order(names: list[str], number: int) -> list[str]:
     return names[first:] + names[:first]
 
 
-def _timed(
-    calls: Sequence[Callable[[], Any]], turn: int, times: np.ndarray, barrier: Callable[[], None], meet: bool
-) -> None:
-    """Fills `times` with the nanoseconds of each call. Nothing but the call stands between the clock's readings."""
-    clock, durations, number = time.perf_counter_ns, [], len(calls)
-    barrier()
+def _timed(calls: Sequence[Callable[[], Any]], turn: int, times: np.ndarray, comm: Any, meet: bool) -> None:
+    """Fills `times` with the nanoseconds of each call. Nothing but the call stands between the clock's readings.
+
+    Around a round ranks wait without spinning: those that are no part of a pair must not take the cores it needs, and
+    who comes a little late is waited for in the call that is not timed.
+    """
+    clock, durations, number, barrier = time.perf_counter_ns, [], len(calls), comm.Barrier
+    wait(comm.Ibarrier())
     calls[turn % number]()
     for i in range(turn + 1, turn + 1 + len(times)):
         call = calls[i % number]
@@ -120,7 +122,7 @@ def _timed(
         call()
         ended = clock()
         durations.append(ended - began)
-    barrier()
+    wait(comm.Ibarrier())
     times[:] = durations
 
 

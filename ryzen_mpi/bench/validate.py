@@ -31,8 +31,17 @@ def modulus(datatype: DataType, ranks: int, operation: str) -> int:
 
 def pattern(rank: int, number: int, start: int, count: int, below: int) -> Tensor:
     """[count] int64, what `rank` puts into set `number` from element `start` on. Local."""
-    places = torch.arange(start, start + count, dtype=torch.int64)
+    return _tiled(_period(rank, number, start, count, below), count)
+
+
+def _period(rank: int, number: int, start: int, count: int, below: int) -> Tensor:
+    """[at most `below`] int64, after which the pattern comes again."""
+    places = torch.arange(start, start + min(count, below), dtype=torch.int64)
     return (places * 31 + rank * 17 + number * 7 + 1) % below
+
+
+def _tiled(period: Tensor, count: int) -> Tensor:
+    return period if len(period) >= count else period.repeat(-(-count // len(period)))[:count]
 
 
 def expected(
@@ -43,7 +52,8 @@ def expected(
     `peer` is who sent a message, `inputs` the elements of this rank's contribution.
     """
     if operation in SUMS:
-        return sum(pattern(other, number, start, count, below) for other in range(ranks))
+        # of one period: over every element it took 16 ranks on two cores minutes to know what to expect
+        return _tiled(sum(_period(other, number, start, count, below) for other in range(ranks)), count)
     if operation == "broadcast":
         return pattern(0, number, start, count, below)
     if operation == "all_gather":  # the place alone tells: whose part it is depends on the backend
@@ -71,7 +81,8 @@ def wrong_elements(comm: Any, prepared: Prepared, operation: str, datatype: Data
         who, start = (0, prepared.input_start) if operation == "all_gather" else (rank, 0)
         tensor.copy_(pattern(who, number, start, tensor.numel(), below))
     for call in prepared.calls:
-        wait(comm.Ibarrier())  # and not spinning: Gloo's threads need the cores
+        if operation != "message":  # its two ends wait for each other, and for a pair all ranks would have to meet
+            wait(comm.Ibarrier())  # and not spinning: Gloo's threads need the cores
         call()
     wrong = 0
     for number, tensor in enumerate(prepared.outputs):

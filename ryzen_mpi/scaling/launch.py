@@ -72,7 +72,7 @@ class Ended:
 
     def tail(self, lines: int = 12) -> str:
         """The last it said, for a person."""
-        said = [line for line in (self.err or self.out).splitlines() if line.strip(" -*")]
+        said = [line for line in (self.err or self.out).replace("\0", "").splitlines() if line.strip(" -*")]
         return "\n".join(said[-lines:])
 
 

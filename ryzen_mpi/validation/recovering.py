@@ -27,6 +27,7 @@ from ryzen_mpi.validation.training import make_step
 
 INTERVAL = 50
 LIMIT_S = 180.0
+"""For ranks to train that have a core each; where they share cores, and import PyTorch in turns, as much longer."""
 WORDS = (
     *("data.source=markov", "data.num_samples=100000000", "model.vocab_size=64", "model.embedding_dim=64"),
     *("model.num_heads=2", "model.num_layers=2", "model.feed_forward_dim=128", "model.seq_length=32"),
@@ -89,59 +90,60 @@ def carry_out(context: Context, kills: int, times: int, program: Sequence[str] =
     found.round_trips = round_trips(folder / "round-trips", times, words)
     context.tell(f"{found.round_trips} of {times} checkpoints came back bit for bit")
     nodes = context.nodes.count if context.nodes else 1
+    limit_s = LIMIT_S * context.crowd()
     with Supervised(folder, context.ranks, -(-2 * context.ranks // nodes), program) as run:
         run.start(words)
         for number in range(kills):
-            found.kills.append(kill_rank(run, number))
+            found.kills.append(kill_rank(run, number, limit_s))
             context.tell(f"rank {found.kills[-1].rank} killed, trains again after {found.kills[-1].recovered_s:.1f} s")
         found.ranks = run.records()[-1].ranks
-        resize(run, found, 2 * context.ranks)
+        resize(run, found, 2 * context.ranks, LIMIT_S * context.crowd(2 * context.ranks))
         context.tell(f"{found.resized} ranks train after {found.resize_s:.1f} s")
         run.stop()
     found.steps = run.files.newest_step()
-    compare(context, run, found, words)
+    compare(context, run, found, words, limit_s)
     return found
 
 
-def kill_rank(run: Supervised, number: int) -> Kill:
+def kill_rank(run: Supervised, number: int, limit_s: float) -> Kill:
     """SIGKILL to a rank on this node, another one for each `number`; returns when all train again. Raises UserError."""
-    before = run.wait_for("a checkpoint", run.trains, LIMIT_S)
-    victims = run.wait_for("ranks on this node", run.processes, LIMIT_S)
+    before = run.wait_for("a checkpoint", run.trains, limit_s)
+    victims = run.wait_for("ranks on this node", run.processes, limit_s)
     rank = sorted(victims)[number % len(victims)]
     at = time.time()
     victims[rank].kill()
-    after = run.wait_for("training after a killed rank", lambda: run.trains(before.epoch), LIMIT_S)
+    after = run.wait_for("training after a killed rank", lambda: run.trains(before.epoch), limit_s)
     ended = [record for record in run.records() if before.epoch <= record.epoch < after.epoch]
     repeated = max(0, max(record.step for record in ended) - after.resumed)
     seen_s = max((record.seen_s or 0.0 for record in ended), default=0.0)
     return Kill(rank, seen_s, after.started + after.first_step_s - at, repeated)
 
 
-def resize(run: Supervised, found: Recovered, ranks: int) -> None:
+def resize(run: Supervised, found: Recovered, ranks: int, limit_s: float) -> None:
     """Asks for another number of ranks while the run trains, and waits until they do. Raises UserError."""
-    before = run.wait_for("a checkpoint", run.trains, LIMIT_S)
+    before = run.wait_for("a checkpoint", run.trains, limit_s)
     asked = time.time()
     request = requests.put(run.files, "resize", ranks, None, "a check of reliability")
-    until = time.monotonic() + LIMIT_S
+    until = time.monotonic() + limit_s
 
     def patience(_: float) -> None:
         if time.monotonic() > until:
-            raise UserError(f"the run was not resized in {LIMIT_S:g} s", run.tail())
+            raise UserError(f"the run was not resized in {limit_s:g} s", run.tail())
 
     requests.wait_for_answer(run.files, request, patience)
-    after = run.wait_for("training after a resize", lambda: run.trains(before.epoch), LIMIT_S)
+    after = run.wait_for("training after a resize", lambda: run.trains(before.epoch), limit_s)
     found.resize_s, found.resized = after.started + after.first_step_s - asked, after.ranks
     found.same_ranks_until = after.resumed
 
 
-def compare(context: Context, run: Supervised, found: Recovered, words: tuple[str, ...]) -> None:
+def compare(context: Context, run: Supervised, found: Recovered, words: tuple[str, ...], limit_s: float) -> None:
     """Trains the same steps undisturbed on the original ranks, and puts both side by side. Raises UserError."""
     path = context.folder / "recovery/undisturbed"
     job = (*MAIN_JOB, "--run-dir", str(path), *words, f"training.max_steps={found.steps}")
     # on the same nodes: ranks that are divided among them otherwise add up in another order
-    ended = launch.launch(context.ranks, job, LIMIT_S, context.nodes, run.per_node)
+    ended = launch.launch(context.ranks, job, limit_s, context.nodes, run.per_node)
     if not (path / "COMPLETE.json").exists():
-        raise UserError(f"the undisturbed run of {found.steps} steps did not end in {LIMIT_S:g} s", ended.tail())
+        raise UserError(f"the undisturbed run of {found.steps} steps did not end in {limit_s:g} s", ended.tail())
     found.losses = read_metrics(run.files.run.metrics)["training/loss"]
     found.undisturbed = read_metrics(path / "metrics.h5")["training/loss"]
     for step in range(INTERVAL, found.same_ranks_until + 1, INTERVAL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,11 @@ class Context:
     options: dict[str, Any] = field(default_factory=dict)
     tell: Callable[[str], object] = lambda line: None
 
+    def crowd(self, ranks: int = 0) -> float:
+        """How many of `ranks` (all of the phase) share a core of the nodes, 1 at least: as much longer they take."""
+        cores = len(os.sched_getaffinity(0)) * (self.nodes.count if self.nodes else 1)
+        return max(1.0, (ranks or self.ranks) / cores)
+
     def count(self, name: str, default: int, least: int = 1) -> int:
         """The option `name` of the check, a whole number from `least` on. Local. Raises UserError."""
         value = self.options.get(name, default)
@@ -65,7 +71,7 @@ class Check:
         where: "one": one process on this node. "nodes": one rank on each node. "ranks": all ranks of the phase.
             "driver": one process that starts jobs of its own. On "nodes" and "ranks" every rank runs the function
             (collective), and rank 0's findings are kept.
-        limit_s: seconds it may take; `duration_s` of its options is added.
+        limit_s: seconds it may take where every rank has a core; `duration_s` of its options is added.
         run: measures.
         least_ranks, least_nodes: it says nothing with fewer.
     """

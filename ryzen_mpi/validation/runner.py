@@ -137,8 +137,13 @@ def _start(plan: Plan, check: Check, spec: Path, tell: Callable[[str], object]) 
         if line.startswith(PROGRESS):
             tell(line.removeprefix(PROGRESS).strip())
 
-    limit_s = check.limit_s + float(plan.options.get("duration_s", 0))
-    return run(words, limit_s, environment(), hear=hear)
+    return run(words, limit_s(check, plan, len(os.sched_getaffinity(0))), environment(), hear=hear)
+
+
+def limit_s(check: Check, plan: Plan, cores: int) -> float:
+    """Seconds the check may take on nodes of `cores` cores: ranks that share them take turns. Pure."""
+    a_node = 1 if check.where in ("one", "nodes") else -(-plan.ranks // plan.nodes.count)
+    return check.limit_s * max(1.0, a_node / cores) + float(plan.options.get("duration_s", 0))
 
 
 def _read(ended: Ended, answer: Path, check: Check, plan: Plan) -> tuple[str, str, dict[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.lab.cluster import Cluster
@@ -34,10 +36,15 @@ class Validated:
         return {name: round(result["ended"] - result["began"], 1) for name, result in self.results.items()}
 
 
-def validate(lab: Cluster, phase: str, nodes: int, *words: str, name: str = "validation") -> Validated:
-    """Submits the job and waits for its end."""
+def validate(
+    lab: Cluster, phase: str, nodes: int, *words: str, name: str = "validation", kept: Path | None = None
+) -> Validated:
+    """Submits the job and waits for its end. `kept`: a folder of results to go on with, and to leave them in."""
     elsewhere = lab.shared / f"{name} {phase}"
+    results = elsewhere / f"runs/validation-{phase}"
     elsewhere.mkdir(exist_ok=True)
+    if kept is not None and kept.exists():
+        shutil.copytree(kept, results, dirs_exist_ok=True)
     number = lab.sbatch(
         *(REPO / "slurm/validate.sh", phase, *words, *WORDS),
         options=(f"--nodes={nodes}", "--time=60:00"),
@@ -46,7 +53,8 @@ def validate(lab: Cluster, phase: str, nodes: int, *words: str, name: str = "val
     )
     job = lab.wait_job(number, timeout_s=LIMIT_S)
     said = (elsewhere / f"validate-{number}.out").read_text(errors="replace")
-    results = elsewhere / f"runs/validation-{phase}"
+    if kept is not None:
+        shutil.copytree(results, kept, dirs_exist_ok=True)
     found = [json.loads(path.read_text()) for path in sorted(results.glob("results/*.json"))]
     gate = lab.run("ctl", [str(REPO / "env/run"), "ryzen-mpi", "gate", phase, "--results", str(results), "--json"])
     return Validated(job.state, said, {each["check"]: each for each in found}, json.loads(gate.stdout))

@@ -13,7 +13,14 @@ import pytest
 
 LIMIT_S = 200.0
 HEALTHY = 10
-QUICK = {"bytes_per_rank": 8 << 20, "duration_s": 1.0, "datagrams": 640, "transfer_bytes": 4 << 20}
+QUICK = {
+    "bytes_per_rank": 8 << 20,
+    "duration_s": 1.0,
+    "load_s": 1.0,
+    "iperf_s": 1.0,
+    "datagrams": 640,
+    "transfer_bytes": 4 << 20,
+}
 SPOILED = ("--probability", "0.05")
 
 
@@ -95,7 +102,8 @@ def test_wrong_sums_are_found_and_right_ones_are_not_accused(on_one_node):
         assert value(healthy, "allreduce_wrong") == 0 and not healthy["problems"], healthy
         assert value(broken, "allreduce_wrong") > 0
         assert any("elements are wrong (8 bytes of float)" in line for line in broken["problems"]), broken
-        assert figure(healthy, "allreduce_p50")["n"] == 20 and len(figure(healthy, "allreduce_p99")["samples"]) == 1000
+        calls = len(figure(healthy, "allreduce_p99")["samples"])
+        assert figure(healthy, "allreduce_p50")["n"] == 20 and 20 <= calls <= 1000  # fewer on a busy machine
         assert 0 < value(healthy, "allreduce_p50") <= value(healthy, "allreduce_p99")
 
 
@@ -179,7 +187,14 @@ def test_a_slow_pair_stands_out_of_all_pairs(three_apart):
 
 
 def test_healthy_repeats_raise_no_alarm(tmp_path):
-    quick = QUICK | {"bytes_per_rank": 2 << 20, "duration_s": 0.3, "datagrams": 320, "transfer_bytes": 1 << 20}
+    quick = QUICK | {
+        "bytes_per_rank": 2 << 20,
+        "duration_s": 0.3,
+        "load_s": 0.3,
+        "iperf_s": 0.3,
+        "datagrams": 320,
+        "transfer_bytes": 1 << 20,
+    }
     wanted = requests(*((name, None) for name in ("hardware", "memory", "numa", "affinity", "pytorch")))
     wanted += requests(*((name, None) for name in ("network_loss", "network_stability")), apart=True)
     wanted = [item | {"options": quick, "repeats": HEALTHY} for item in wanted]

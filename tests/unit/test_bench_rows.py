@@ -152,6 +152,10 @@ class Solo:
     def Barrier(self):
         self.barriers += 1
 
+    def Ibarrier(self):
+        self.Barrier()
+        return Done()
+
     def Allgather(self, mine, everyone):
         everyone.reshape(-1)[...] = np.asarray(mine).reshape(-1)
 

@@ -41,3 +41,14 @@ def test_all_to_all_expects_every_ranks_block():
 def test_sets_of_memory_do_not_share_a_cache_line():
     first, second = vectors(3, torch.float32, 2)
     assert second.data_ptr() - first.data_ptr() == 64 and first.numel() == 3
+
+
+@pytest.mark.parametrize("start", [0, 5, 1009, 4000])
+@pytest.mark.parametrize("below", [2, 9, 1009])
+def test_a_sum_is_that_of_the_inputs_wherever_it_begins_and_ends(start, below):
+    """Only one period of it is computed, and put together from that."""
+    for count in (0, 1, below - 1, below, below + 1, 3 * below + 2):
+        whole = torch.arange(start, start + count)
+        inputs = [(whole * 31 + rank * 17 + 3 * 7 + 1) % below for rank in range(5)]
+        assert torch.equal(pattern(4, 3, start, count, below), inputs[4])
+        assert torch.equal(expected("all_reduce", 0, 5, 3, start, count, below, 0, count), sum(inputs))

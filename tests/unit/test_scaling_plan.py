@@ -105,6 +105,11 @@ def test_the_failure_begins_with_what_the_rank_said(tmp_path, monkeypatch):
     assert why.splitlines()[0] == "exit code 1: ryzen_mpi: rank 1 on here failed, the job ends: CollectiveError: late"
 
 
+def test_what_a_launch_said_is_text():
+    """Open MPI ends some of its messages with NUL, which made a binary file of a job's output."""
+    assert Ended((), 1, "", "peer is gone\n\0\0\n  ---\nthe end\0\n", 0.1, False).tail() == "peer is gone\nthe end"
+
+
 def test_an_exit_code_of_0_without_a_launch_proves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "launch", lambda *_, **__: Ended((), 0, "", "", 0.1, False))
     assert "left no launch behind" in measure.measure(plan((1,), repeats=1), tmp_path, Nodes()).failed[0].why

@@ -11,8 +11,18 @@ import pytest
 from ryzen_mpi.cluster.phases import phase
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling.launch import Nodes
+from ryzen_mpi.settings import load_settings
 from ryzen_mpi.validation.checks.convergence import judge
-from ryzen_mpi.validation.convergence import gap, largest_difference, rise, share_words, statistical, steps_to
+from ryzen_mpi.validation.convergence import (
+    WORDS,
+    deterministic,
+    gap,
+    largest_difference,
+    rise,
+    share_words,
+    statistical,
+    steps_to,
+)
 from ryzen_mpi.validation.registry import Context, find
 from ryzen_mpi.validation.trainings import Curve
 
@@ -51,6 +61,12 @@ def together(off: float = 0.0) -> dict[str, Curve]:
 
 def values(found) -> dict:
     return {figure.name: figure.value for figure in found.figures}
+
+
+def test_every_rank_computes_with_one_thread_however_many_cores_it_has():
+    """One rank on two cores that others used as well took ten times as long with two threads."""
+    settings = load_settings("default", (*WORDS, *deterministic(1, 10).words))
+    assert settings.hardware.num_threads == 1
 
 
 def test_healthy_curves_are_equivalent_and_the_controls_behave():

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SEEDS, STEPS, EXACT_STEPS = 6, 60, 25
 DTYPES = ("float32", "bfloat16")
+LIMIT_S = 180.0
+"""Of each of the two launches where every rank has a core."""
 KINDS = ("again", "summed", "frozen")
 
 
@@ -40,7 +42,8 @@ def convergence(context: Context) -> Findings:
         for kind in kinds:
             wanted += measure.statistical(count, seeds, steps, DTYPES[0], kind, first)
         context.tell(f"{len(wanted)} trainings on {count} ranks")
-        return measure.train_on(count, wanted, words, context.folder, 180.0, context.nodes if count > 1 else None)
+        limit_s, nodes = LIMIT_S * context.crowd(count), context.nodes if count > 1 else None
+        return measure.train_on(count, wanted, words, context.folder, limit_s, nodes)
 
     alone, together = train(1, ()), train(ranks, KINDS)
     return judge(alone, together, seeds)

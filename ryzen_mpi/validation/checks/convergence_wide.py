@@ -7,6 +7,7 @@ from ryzen_mpi.validation.registry import Context, check
 from ryzen_mpi.validation.result import Findings, Measured
 
 RANKS, STEPS = "8,16", 10
+LIMIT_S = 250.0
 
 
 @check(
@@ -18,8 +19,6 @@ RANKS, STEPS = "8,16", 10
 )
 def convergence_wide(context: Context) -> Findings:
     """A launch of each size and one of one rank. Options: ranks ("8,16"), steps."""
-    import os
-
     from ryzen_mpi.validation import convergence as measure
 
     asked = str(context.options.get("ranks", RANKS))
@@ -27,19 +26,18 @@ def convergence_wide(context: Context) -> Findings:
         raise UserError(f"--option ranks={asked}: not numbers of ranks above 1", f"as in ranks={RANKS}")
     wide = [int(word) for word in asked.split(",")]
     steps = context.count("steps", STEPS)
-    words = (*measure.WORDS, "hardware.num_threads=1", *context.overrides)
-    count = context.nodes.count if context.nodes else 1
-    cores = len(os.sched_getaffinity(0)) * count
+    words = (*measure.WORDS, *context.overrides)
     curves = {}
     for ranks in (1, *wide):
         context.tell(f"{steps} steps on {ranks} ranks")
         wanted = [measure.deterministic(ranks, steps)]
         nodes = context.nodes if ranks > 1 else None
-        curves[ranks] = measure.train_on(ranks, wanted, words, context.folder, 250.0, nodes)["float64"]
+        curves[ranks] = measure.train_on(ranks, wanted, words, context.folder, LIMIT_S, nodes)["float64"]
     figures = []
     for ranks in wide:
         off, step = measure.largest_difference(curves[ranks], curves[1])
-        crowded = f"; oversubscribed: {ranks} ranks on {cores} cores" if ranks > cores else ""
+        crowd = context.crowd(ranks)
+        crowded = f"; oversubscribed: {crowd:g} ranks a core" if crowd > 1 else ""
         told = f"largest relative difference of a loss, at step {step}{crowded}"
         figures.append(Measured(f"deterministic_error_{ranks}", off, "1", steps, why=told))
     return Findings(figures, details={"losses": {str(ranks): curve.losses for ranks, curve in curves.items()}})

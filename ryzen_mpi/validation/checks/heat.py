@@ -20,17 +20,17 @@ LOAD_S, REST_S = 6.0, 2.0
 
 @check("thermal", "E1", "temperature, throttling and clock with all cores at work", "nodes", limit_s=60)
 def thermal(context: Context) -> Findings:
-    """Collective. `duration_s`: of the load."""
+    """Collective. `load_s`: how long all cores work."""
     assert context.world is not None
-    seconds = facts.number(context, "duration_s", LOAD_S)
+    seconds = facts.number(context, "load_s", LOAD_S)
     return judge_thermal(gathered(context.world, seconds), seconds)
 
 
 @check("power", "E1", "power of the processors, at rest and with all cores at work", "nodes", limit_s=60)
 def power(context: Context) -> Findings:
-    """Collective. `duration_s`: of the load."""
+    """Collective. `load_s`: how long all cores work."""
     assert context.world is not None
-    return judge_power(gathered(context.world, facts.number(context, "duration_s", LOAD_S)))
+    return judge_power(gathered(context.world, facts.number(context, "load_s", LOAD_S)))
 
 
 def gathered(world: World, seconds: float, root: Path = SYS, cpuinfo: Path = CPUINFO) -> list[dict[str, Any]]:

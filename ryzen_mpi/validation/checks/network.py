@@ -26,13 +26,13 @@ BEYOND = 1.02
 
 @check("network_speed", "E7", "bandwidth between all pairs of nodes, iperf3's and MPI's", "nodes", 300, 2, 2)
 def network_speed(context: Context) -> Findings:
-    """Collective. `duration_s`: of iperf3, each direction of each pair."""
+    """Collective. `iperf_s`: of iperf3, each direction of each pair."""
     from ryzen_mpi.validation.probes import iperf
     from ryzen_mpi.validation.probes.calls import between, gbit_s
 
     world = context.world
     assert world is not None
-    seconds = facts.number(context, "duration_s", IPERF_S)
+    seconds = facts.number(context, "iperf_s", IPERF_S)
     facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)
     pairs = list(permutations(range(world.size), 2))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DATAGRAMS = 20_000
 TRANSFER_BYTES = 256 << 20
-STABLE_S = 10.0
+STABLE_S, LONGEST_S = 10.0, 3600.0
+"""Beyond an hour nothing is asked, and a soak of a day beside it is long enough."""
 MOST_ROUNDS, SHORTEST_ROUND_S = 2000, 0.05
 TRIPS = 20
 STANDSTILL_S = 1.0
@@ -130,7 +131,7 @@ def judge_loss(
 
 @check("network_stability", "E7", "round trips between all pairs of nodes over a long time", "nodes", 60, 2, 2)
 def network_stability(context: Context) -> Findings:
-    """Collective. `duration_s`: 10 s unless given; the documents ask for 3600."""
+    """Collective. `duration_s`: 10 s unless given, at most the 3600 that the documents ask for."""
     from ryzen_mpi.bench.disturbance import is_disturbed, waited_share
     from ryzen_mpi.bench.output import disturbed_mark
     from ryzen_mpi.cluster.kernel import read_threads
@@ -138,7 +139,7 @@ def network_stability(context: Context) -> Findings:
 
     world = context.world
     assert world is not None
-    seconds = facts.number(context, "duration_s", STABLE_S)
+    seconds = min(facts.number(context, "duration_s", STABLE_S), LONGEST_S)
     period = max(SHORTEST_ROUND_S, seconds / MOST_ROUNDS)
     facts.same_network(context)
     hosts = world.exchange.allgather(world.hostname)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ryzen_mpi.bench import catalog, pointtopoint
@@ -23,6 +24,8 @@ from ryzen_mpi.cluster.world import World
 
 LATE_S = 0.05
 """How late a rank comes to a barrier: long enough for those who did not wait to be heard."""
+TRIED, BUDGET_S = 20, 15.0
+"""Calls that tell how long one takes, and the time that all calls of an operation may take."""
 LEFT = 77
 """Tag of the messages of those who left."""
 Wrong = dict[str, tuple[int, int]]
@@ -100,14 +103,22 @@ def left_early(world: World, barrier: Callable[[], object]) -> int:
     return sum(world.exchange.allgather(early))
 
 
-def timed(world: World, side: Side, operation: str, size: int, datatype: str) -> Samples:
-    """As many calls as OSU takes. Collective."""
+def timed(world: World, side: Side, operation: str, size: int, datatype: str, budget_s: float = BUDGET_S) -> Samples:
+    """As many calls as OSU takes, or as fit into `budget_s` and at least TRIED. Collective.
+
+    Ranks that share cores wait for one another's time slices: there OSU's 1000 calls are minutes.
+    """
     benchmark = next(item for item in catalog.BENCHMARKS.values() if item.operation == operation)
+    iterations, warmup = benchmark.iterations(size, None, None)
     with _ready(world, side, operation, size, datatype) as prepared:
         prepared.clear()
         # ranks meet before each call, outside the time, as in OSU's collectives; a barrier meets by itself
-        meet, times = operation != "barrier", benchmark.iterations(size, None, None)
-        return measure(world.comm, {operation: prepared}, *times, meet=meet)[operation]
+        take = partial(measure, world.comm, {operation: prepared}, meet=operation != "barrier")
+        began = time.monotonic()
+        tried = take(TRIED, 2)[operation]
+        slowest_s = max(world.exchange.allgather(time.monotonic() - began))
+        fitting = int(min(iterations, TRIED * budget_s / slowest_s))
+        return tried if fitting <= TRIED else take(fitting, min(warmup, fitting // 10))[operation]
 
 
 def between(
