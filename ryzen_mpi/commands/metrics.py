@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,14 @@ def _show(path: Path, name: str, csv: bool, last: int | None) -> None:
     if csv:
         for line in tables.csv(metrics, name, tables.tail(last)):
             click.echo(line)
-    elif len(metrics[f"{name}/step"]):
-        _print(tables.table(metrics, name, tables.tail(last)))
-    else:
+    elif not len(metrics[f"{name}/step"]):
         click.echo("no steps yet" if name == "training" else "no samples yet")
+    elif sys.stdout.isatty():
+        _print(tables.table(metrics, name, tables.tail(last)))
+    else:  # rich takes 10 ms a row, and a pipe has no use for its lines
+        _echo(tables.head(name))
+        _echo(tables.lines(metrics, name, tables.tail(last)))
+        _echo(filter(None, [tables.held_out(metrics)]))
 
 
 def _follow(path: Path, name: str, csv: bool, last: int | None) -> None:
@@ -110,5 +115,5 @@ def _print(table: object) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=250)
+        console = Console(width=200)
     console.print(table)
