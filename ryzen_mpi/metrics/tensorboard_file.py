@@ -13,6 +13,7 @@ import queue
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -20,13 +21,13 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 MOST_WAITING = 4096
 """Events that may wait for the disk: beyond them it does not keep up, and memory would grow."""
-_PATIENCE_S = 10.0
+PATIENCE_S = 10.0
 
 _number = itertools.count()
 
 
 class EventFile:
-    """Appends events to a new file in `folder`. Local; `put` only hands them to the thread.
+    """Appends events to a new file in `folder`. Local; its thread makes them, too: that is most of the work.
 
     Raises OSError where the file cannot be made.
     """
@@ -38,24 +39,24 @@ class EventFile:
         self.path = folder / name
         self._file = self.path.open("xb")
         self._error: Exception | None = None
-        self._waiting: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Callable[[], Event] | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tensorboard", daemon=True)
         self._thread.start()
-        self.put(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self.put(lambda: Event(wall_time=time.time(), file_version="brain.Event:2"))
 
-    def put(self, event: Event) -> None:
-        """Has `event` written. Raises what went wrong with those before."""
+    def put(self, make: Callable[[], Event]) -> None:
+        """Has the event that `make` returns written; called in the thread. Raises what went wrong with those before."""
         self._check()
         if self._waiting.qsize() >= MOST_WAITING:
             raise OSError(f"{self.path}: {MOST_WAITING} events wait for the disk")
-        self._waiting.put(event.SerializeToString())
+        self._waiting.put(make)
 
     def flush(self) -> None:
         """Returns when all events so far are with the operating system. Raises OSError where they are not."""
         self._check()
         done = threading.Event()
         self._waiting.put(done)
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + PATIENCE_S
         while not done.wait(0.05) and self._thread.is_alive():
             if time.monotonic() > end:
                 raise OSError(f"{self.path}: the disk does not answer")
@@ -64,7 +65,7 @@ class EventFile:
     def close(self) -> None:
         """Has everything written and ends the thread; harmless when repeated. Raises OSError."""
         self._waiting.put(None)
-        self._thread.join(_PATIENCE_S)
+        self._thread.join(PATIENCE_S)
         self._check()
 
     def _check(self) -> None:
@@ -76,11 +77,12 @@ class EventFile:
         try:
             with self._file:
                 while (item := self._waiting.get()) is not None:
-                    if isinstance(item, bytes):
-                        writer.write(item)
-                    if self._waiting.empty() or isinstance(item, threading.Event):
-                        self._file.flush()
                     if isinstance(item, threading.Event):
+                        self._file.flush()
                         item.set()
+                        continue
+                    writer.write(item().SerializeToString())
+                    if self._waiting.empty():
+                        self._file.flush()
         except Exception as error:  # told to the next caller: a thread has nobody to raise it to
             self._error = error

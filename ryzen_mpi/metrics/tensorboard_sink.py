@@ -62,13 +62,45 @@ class TensorBoardSink:
         self._described: set[str] = set()
         self._ranks_at = -math.inf
         self._file = EventFile(Path(folder))
-        self._restart(resume_step)
+        self._file.put(lambda: self._restart(resume_step))
         # as of the first step that is trained now, so that the mark of a later resume undoes them, too
-        first = [_text("model", model_text), _text("settings", json.dumps(settings, indent=2, default=str))]
-        self._put(resume_step + 1, time.time(), first + _hyper_parameters(settings))
+        texts = {"model": model_text, "settings": json.dumps(settings, indent=2, default=str)}
+        about = [_text(tag, text) for tag, text in texts.items()] + _hyper_parameters(settings)
+        self._file.put(lambda: _event(resume_step + 1, time.time(), about))
 
     def write(self, record: Record) -> None:
         """Has every figure of `record` drawn. Raises what went wrong with those before."""
+        self._file.put(lambda: self._drawn(record))
+
+    def histograms(self, step: int, histograms: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Has the gradients of step `step` drawn: of each layer counts of shape (bins,) and edges of (bins + 1,).
+
+        The outermost edges may be infinite. Raises what went wrong with those before.
+        """
+        shapes = dict(histograms)
+        self._file.put(
+            lambda: _event(step, time.time(), [_histogram(f"gradients/{layer}", *shapes[layer]) for layer in shapes])
+        )
+
+    def rewind(self, step: int) -> None:
+        """Undoes for readers what was written of steps after `step`: the training goes back to it."""
+        self._file.put(lambda: self._restart(step))
+
+    def flush(self) -> None:
+        """Returns when everything is in the file."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Has everything in the file, and closes it; harmless when repeated."""
+        self._file.close()
+
+    # -- in the thread of the file, one after the other ----------------------------------------------------------------
+
+    def _restart(self, step: int) -> Event:
+        self._ranks_at = -math.inf
+        return Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _drawn(self, record: Record) -> Event:
         wall_time_s = time.time() if isinstance(record, EvaluationRecord) else record.wall_time_s
         kinds = _KINDS[type(record)]
         if "rank" in kinds and wall_time_s < self._ranks_at + RANKS_S:
@@ -82,35 +114,7 @@ class TensorBoardSink:
             for tag, value in self._tagged(signal, _value(record, signal))
             if value == value or signal.name in _SHOWN_AS_NAN
         ]
-        self._put(record.step, wall_time_s, values)
-
-    def histograms(self, step: int, histograms: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Has the gradients of step `step` drawn: of each layer counts of shape (bins,) and edges of (bins + 1,).
-
-        The outermost edges may be infinite. Raises what went wrong with those before.
-        """
-        values = [_histogram(f"gradients/{layer}", *shape) for layer, shape in histograms.items()]
-        self._put(step, time.time(), values)
-
-    def rewind(self, step: int) -> None:
-        """Undoes for readers what was written of steps after `step`: the training goes back to it."""
-        self._restart(step)
-
-    def flush(self) -> None:
-        """Returns when everything is in the file."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Has everything in the file, and closes it; harmless when repeated."""
-        self._file.close()
-
-    def _restart(self, step: int) -> None:
-        self._ranks_at = -math.inf
-        mark = SessionLog(status=SessionLog.START)
-        self._file.put(Event(wall_time=time.time(), step=step + 1, session_log=mark))
-
-    def _put(self, step: int, wall_time_s: float, values: list[Summary.Value]) -> None:
-        self._file.put(Event(wall_time=wall_time_s, step=step, summary=Summary(value=values)))
+        return _event(record.step, wall_time_s, values)
 
     def _tagged(self, signal: Signal, value: float | Sequence[float] | None) -> Iterator[tuple[str, float]]:
         if signal.kind == "layer":
@@ -136,6 +140,10 @@ class TensorBoardSink:
 def curve(signal: Signal) -> str:
     """The tag of a signal with one value."""
     return f"{signal.group}/{signal.name}"
+
+
+def _event(step: int, wall_time_s: float, values: list[Summary.Value]) -> Event:
+    return Event(wall_time=wall_time_s, step=step, summary=Summary(value=values))
 
 
 def _value(record: Record, signal: Signal) -> Any:

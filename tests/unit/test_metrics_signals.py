@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+from ryzen_mpi.metrics import signals_page
 from ryzen_mpi.metrics.signals import RANKED, SIGNALS, prometheus_name
 
 BASE_UNITS = {
@@ -39,3 +41,12 @@ def test_prometheus_names_keep_ranks_apart_from_all():
     assert prometheus_name(SIGNALS["rank_temperature_c"]) == "ryzen_mpi_rank_temperature_celsius"
     assert prometheus_name(SIGNALS["network_bytes"]) == "ryzen_mpi_network_bytes"
     assert prometheus_name(SIGNALS["loss"]) == "ryzen_mpi_loss"
+
+
+def test_docs_are_as_the_table():
+    found = Path(__file__).parents[2] / "docs" / "signals.md"
+    made = "python -m ryzen_mpi.metrics.signals_page > docs/signals.md"
+    assert found.read_text() == signals_page.page(), f"the table of signals has changed: run `{made}`"
+    for name, signal in SIGNALS.items():
+        line = f"| `{signal.group}/{name}` | {signal.unit} | {signal.kind} | {signal.description} |"
+        assert line in found.read_text(), f"{name} has no line in docs/signals.md"

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import pytest
 from metrics_records import ENVIRONMENT, LAYERS, evaluation_record, sample_record, step_record
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util import tensor_util
 
 from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.metrics import tensorboard_file
 from ryzen_mpi.metrics.record import Record
 from ryzen_mpi.metrics.signals import SIGNALS, of_kind
 from ryzen_mpi.metrics.sink import Sinks
@@ -209,6 +212,30 @@ def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path):
     assert done.stdout.startswith("1 metrics: TensorBoardSink failed and is dropped; training goes on (OSError")
     assert done.stderr == ""
     assert len(points(read(tmp_path), "training/loss")) > 20
+
+
+def test_a_disk_that_does_not_answer_stops_nothing(tmp_path, monkeypatch):
+    told, answers = [], threading.Event()
+    sink = opened(tmp_path)
+    sink._file.put(lambda: Event(step=1) if answers.wait(60) else None)
+    monkeypatch.setattr(tensorboard_file, "MOST_WAITING", 10)
+    monkeypatch.setattr(tensorboard_file, "PATIENCE_S", 0)
+    sinks = Sinks([sink], told.append)
+    for record in records(1, 100):
+        sinks.write(record)
+    sinks.close()
+    answers.set()
+    assert len(told) == 1 and "10 events wait for the disk" in told[0]
+
+
+def test_figures_may_be_numpys(tmp_path):
+    sink = opened(tmp_path)
+    ranks = np.arange(4, dtype=np.float32)
+    sink.write(step_record(1, loss=np.float32(0.5), samples=np.int64(64), skipped=np.bool_(True), rank_step_s=ranks))
+    sink.close()
+    found = read(tmp_path)
+    assert points(found, "training/loss") == {1: 0.5} and points(found, "training/skipped") == {1: 1.0}
+    assert points(found, "training/samples") == {1: 64.0} and points(found, "rank_step_s/rank/3") == {1: 3.0}
 
 
 def test_a_missing_package_is_a_user_error_that_says_what_to_install(tmp_path, monkeypatch):
