@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from ryzen_mpi.figures import Figure, median
+from ryzen_mpi.health.balance import over_others
+from ryzen_mpi.health.rules.spike import loss_spikes
 from ryzen_mpi.report.run_facts import RunFacts, Steps
 
 MOST_FOR_SLOPES = 600
@@ -75,16 +76,9 @@ def slow_ranks(facts: RunFacts) -> list[Slow]:
     if steps is None:
         return []
     steps = newest_world(steps)
-    computation = steps.rank_step_s - steps.rank_communication_s
-    ranks = computation.shape[1]
-    found = []
-    for rank in range(ranks) if ranks > 1 else ():
-        others = np.delete(computation, rank, axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = computation[:, rank] / np.median(others, axis=1) - 1
-        if (figure := _median(ratio)) is not None:
-            found.append(Slow(rank, figure))
-    return found
+    more = over_others(steps.rank_step_s - steps.rank_communication_s)
+    figures = [_median(of_rank) for of_rank in more.T]
+    return [Slow(rank, figure) for rank, figure in enumerate(figures) if figure is not None]
 
 
 def rank_times(facts: RunFacts) -> RankTimes | None:
@@ -150,19 +144,6 @@ def _middle(values: np.ndarray) -> float:
     return float(np.median(finite)) if len(finite) else np.nan
 
 
-def spikes(steps: Steps, window: int = 25, times: float = 8.0) -> list[int]:
-    """Steps whose loss stands out: above the median of the `window` before it by more than `times` their deviation.
-
-    The deviation is the median absolute one, scaled to a normal distribution's (1.4826), and at least 1 % of the
-    median.
-    """
-    loss = np.where(np.isfinite(steps.loss), steps.loss, np.nan)
-    if len(loss) <= window:
-        return []
-    before = np.lib.stride_tricks.sliding_window_view(loss, window)[:-1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # windows without any number: no step stands out from those
-        middle = np.nanmedian(before, axis=1)
-        spread = 1.4826 * np.nanmedian(np.abs(before - middle[:, None]), axis=1)
-    limit = middle + times * np.maximum(spread, 0.01 * np.abs(middle))
-    return [int(step) for step in steps.step[window:][loss[window:] > limit]]
+def spikes(steps: Steps) -> list[int]:
+    """Steps whose loss stands out by itself, as the monitor judges it (health/rules/spike.py)."""
+    return steps.step[loss_spikes(steps.loss.tolist())].tolist()

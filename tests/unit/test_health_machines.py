@@ -200,6 +200,11 @@ def test_single_slow_steps_are_no_lack_of_progress():
     assert acts_of(Progress(), looks) == []
 
 
+def test_some_milliseconds_more_are_no_lack_of_progress():
+    looks = run(range(1, 200), rank_step_s=lambda step: np.full(RANKS, 0.5 if 100 <= step < 115 else 0.02))
+    assert acts_of(Progress(), looks) == []
+
+
 def test_a_pace_that_lasts_becomes_the_usual_one():
     rule = Progress()
     acts_of(rule, run(range(1, 800), rank_step_s=lambda step: np.full(RANKS, 30.0 if step >= 100 else 2.0)))
@@ -230,7 +235,7 @@ def test_a_node_that_sends_much_again_is_told_and_when_it_is_over():
 def test_bursts_of_lost_packets_and_networks_that_always_lose_some_are_usual():
     bursts = [*[3.0] * 10, 900.0, 900.0, 3.0] * 3
     assert acts_of(Network(Samples()), sampled(*bursts, name="packets_lost")) == []
-    assert acts_of(Network(Samples()), sampled(*[40.0, 49.0, 30.0] * 10, name="packets_lost")) == []
+    assert acts_of(Network(Samples()), sampled(*[40.0, 49.0, 30.0] * 10, *[300.0] * 5, name="packets_lost")) == []
 
 
 def test_on_one_node_there_is_no_network():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class Spike(Rule):
     def _reasons(self, look: Look, norm: float, own: float) -> dict[str, float]:
         """z of what is a spike, by what it is of."""
         rises = self._loss.rise(look.loss), self._norm.rise(norm)
-        floor = max(LEAST_LOSS_RISE, LOSS_RISE * abs(self._loss.expected)) if self._loss.ready else math.inf
+        floor = loss_floor(self._loss)
         found = {}
         if rises[0] >= floor:
             z = self._loss.z(rises[0], floor)
@@ -136,6 +137,32 @@ class Spike(Rule):
             said.append("no rank's own gradient stands out")
         figures |= {f"z_{what}": z for what, z in reasons.items()}
         return self.act(look, "skip", "; ".join(said), named, **figures)
+
+
+def loss_floor(level: Level) -> float:
+    """The least rise of a loss that may be a spike; infinite where nothing can be judged yet."""
+    return max(LEAST_LOSS_RISE, LOSS_RISE * abs(level.expected)) if level.ready else math.inf
+
+
+def loss_spikes(losses: Iterable[float]) -> list[int]:
+    """The places of a series of losses that the rule finds to be spikes by themselves, without their gradients. Pure.
+
+    What is not finite is left out. After as many in a row as the rule takes for a new level, it is one.
+    """
+    level, found, in_a_row = Level(), [], 0
+    for place, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            continue
+        floor, rise = loss_floor(level), level.rise(loss)
+        if rise < floor or level.z(rise, floor) < ALONE:
+            level.learn(loss)
+            in_a_row = 0
+            continue
+        found.append(place)
+        in_a_row += 1
+        if in_a_row == MOST + ACCEPTED:
+            level.forget()
+    return found
 
 
 def foremost(norms: np.ndarray) -> tuple[int, float]:
