@@ -43,7 +43,7 @@ class Source:
         generation: changes whenever rows that were there are no more (a rollback, a resume).
         evaluations: step -> held-out loss and accuracy.
         sample: the newest sample's values.
-        events: of each log by its name, without the records of steps.
+        events: of each log by its name, without the records of steps; the newest MOST_EVENTS.
         heard: how many events there have been.
     """
 
@@ -186,9 +186,17 @@ class Source:
                 elif (event := event_of(line)) is not None:
                     new.append(event)
             if new:
-                self.events[name] = [*self.events.get(name, []), *new][-MOST_EVENTS:]
+                self.events[name] = _kept([*self.events.get(name, []), *new])
                 self.heard += len(new)
         self._extend(self._live[len(self.table) - self._committed :])
+
+
+def _kept(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest events; of the health checks, which go on all the time, the last alone."""
+    checks = [at for at, event in enumerate(events) if event["event"]["action"] == "health_check"]
+    for at in reversed(checks[:-1]):
+        del events[at]
+    return events[-MOST_EVENTS:]
 
 
 def _restored(figures: dict[str, Any]) -> dict[str, Any]:

@@ -30,12 +30,10 @@ def timeline(
     """The newest MOST_EVENTS, newest first.
 
     Each has "time" (seconds since 1970), "kind" (a word), "tone", "who", "step" (or None), "text" and "evidence".
-    The starts of all ranks are one; of the health checks, which go on all the time, there is the last.
+    The starts of all ranks are one.
     """
     rows = []
     for name, log in events.items():
-        checks = [event for event in log if event["event"]["action"] == "health_check"]
-        log = [event for event in log if event["event"]["action"] != "health_check"] + checks[-1:]
         if name.startswith("rank-") and name != "rank-0000":
             log = [event for event in log if event["event"]["action"] not in ("start", "end", "stop")]
         rows += [_row(name, event) for event in log[-2 * MOST_EVENTS :]]

@@ -20,7 +20,7 @@ FLOORS = (
     *("training", "bench", "metrics", "data", "model", "comm", "cluster"),
     *("settings", "config", "rundir", "sealing", "figures", "console", "beacon", "units", "errors", "__init__"),
 )
-HEAVY = {"torch", "mpi4py.MPI", "h5py", "scipy", "tokenizers", "rich", "pydantic", "numpy", "psutil"}
+HEAVY = {"torch", "mpi4py.MPI", "h5py", "scipy", "tokenizers", "rich", "pydantic", "numpy", "psutil", "starlette"}
 
 
 def module_name(path: Path) -> str:

@@ -280,3 +280,13 @@ def test_a_row_that_has_no_ranks_yet_is_no_reason_to_fail(tmp_path):
     answer = answers.one_run(watched(tmp_path / "run"))
     assert answer["ranks"] == [] and answer["step"] == 0 and len(answer["missing"]) == 2
     assert np.size(answer["curves"]["columns"]["step"]) == 0
+
+
+def test_health_checks_leave_room_for_what_happened(tmp_path):
+    write(tmp_path / "run", [100.0] * 20)
+    log = EventLog(tmp_path / "run" / "events", 0)
+    for step in range(1, 200):
+        log.event("health_check", f"health check after step {step}", dataset="monitor", step=step)
+    log.close()
+    events = answers.one_run(watched(tmp_path / "run"))["events"]
+    assert [(event["kind"], event["step"]) for event in events] == [("health check", 199), ("start", 0)]
