@@ -268,3 +268,27 @@ def test_a_journal_cut_short_is_as_if_it_had_not_been_written(tmp_path):
     before = written(path, 1, 20)
     journal_path(path).write_bytes(b"ryzenj1\n" + bytes(100))
     assert read_metrics(path)["training/step"].tolist() == before["training/step"].tolist()
+
+
+BEGUN_ON_A_FULL_DISK = """
+import errno, sys
+from pathlib import Path
+from ryzen_mpi.errors import UserError
+from ryzen_mpi.metrics import hdf5
+
+def full(self):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+hdf5.SafeFile.settle = full
+try:
+    hdf5.Hdf5Sink(Path(sys.argv[1]), 2, ["a", "b"])
+except UserError as error:
+    print(error.message)
+"""
+
+
+def test_a_file_that_cannot_be_begun_is_refused_and_the_interpreter_ends_as_it_should(tmp_path):
+    """HDF5 that finds such a file open at exit ends in a segmentation fault."""
+    command = [sys.executable, "-c", BEGUN_ON_A_FULL_DISK, str(tmp_path / "metrics.h5")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0 and "No space left on device" in done.stdout, (done.returncode, done.stderr)
