@@ -271,7 +271,7 @@ def test_a_journal_cut_short_is_as_if_it_had_not_been_written(tmp_path):
 
 
 BEGUN_ON_A_FULL_DISK = """
-import errno, sys
+import ctypes, errno, sys
 from pathlib import Path
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.metrics import hdf5
@@ -283,6 +283,7 @@ hdf5.SafeFile.settle = full
 try:
     hdf5.Hdf5Sink(Path(sys.argv[1]), 2, ["a", "b"])
 except UserError as error:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))  # somebody keeps it, and so the frames of its traceback
     print(error.message)
 """
 
