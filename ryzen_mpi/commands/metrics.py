@@ -57,7 +57,8 @@ def _show(path: Path, name: str, csv: bool, last: int | None) -> None:
     else:  # rich takes 10 ms a row, and a pipe has no use for its lines
         _echo(tables.head(name))
         _echo(tables.lines(metrics, name, tables.tail(last)))
-        _echo(filter(None, [tables.held_out(metrics)]))
+        if name == "training" and (told := tables.held_out(metrics)):
+            click.echo(told)
 
 
 def _follow(path: Path, name: str, csv: bool, last: int | None) -> None:
