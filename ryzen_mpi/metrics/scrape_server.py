@@ -39,8 +39,7 @@ class ScrapeServer:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False  # a slow client must not hold up the end of a run
+    """Its threads are daemons: nobody waits for a slow client, not even the end of a run."""
 
     def __init__(self, registry: CollectorRegistry, address: str, port: int) -> None:
         self.registry = registry

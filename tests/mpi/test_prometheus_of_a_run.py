@@ -130,6 +130,7 @@ def test_rules_and_alerts_work_on_what_was_scraped(scene):
     assert [(rule["name"], rule.get("lastError")) for rule in rules() if rule["health"] != "ok"] == []
     recorded = {rule["name"] for rule in rules() if rule["type"] == "recording"}
     scene.prometheus.wait_for(lambda: all(scene.prometheus.query(name) for name in recorded))
+    assert scene.prometheus.query('ALERTS{alertstate="firing", run="real"}') == []  # it is healthy
     targets = scene.prometheus.api("targets")["activeTargets"]
     assert {target["labels"]["job"]: target["health"] for target in targets} == {
         "ryzen_mpi": "up",

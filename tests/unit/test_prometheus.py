@@ -222,7 +222,8 @@ def test_metrics_are_served_as_prometheus_asks_for_them(make):
     assert kind.startswith("application/openmetrics-text; version=1.0.0")
     families = {family.name: family for family in parse_openmetrics(text)}
     assert families["ryzen_mpi_attempt_steps"].samples[0].value == 1
-    assert get(sink, method="HEAD")[:2] == (200, "")
+    for _ in range(2 * scrape_server.MOST_CONNECTIONS):  # one after the other there may be any number
+        assert get(sink, method="HEAD")[:2] == (200, "")
 
 
 def test_no_other_path_is_there(make):
@@ -262,7 +263,8 @@ def test_a_port_that_cannot_be_had_is_reported_once_and_the_file_written(make, t
     assert values(text, "ryzen_mpi_step") == {(): 1}
 
 
-def test_clients_that_say_nothing_hold_up_neither_training_nor_its_end(make, tmp_path):
+def test_clients_that_say_nothing_hold_up_neither_training_nor_its_end(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(scrape_server._Handler, "timeout", 1000.0)
     sink = make(port=0)
     host, _, port = sink.address.rpartition(":")
     with contextlib.ExitStack() as stack:
@@ -278,6 +280,7 @@ def test_clients_that_say_nothing_hold_up_neither_training_nor_its_end(make, tmp
 
 
 def test_clients_that_say_nothing_are_sent_away(make, monkeypatch):
+    assert 0 < scrape_server._Handler.timeout <= 10
     monkeypatch.setattr(scrape_server._Handler, "timeout", 0.1)
     sink = make(port=0)
     host, _, port = sink.address.rpartition(":")
