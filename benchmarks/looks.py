@@ -114,6 +114,8 @@ def curves(scene: Scene, random: np.random.Generator) -> tuple[np.ndarray, np.nd
     for step in range(1, scene.steps):  # norms wander
         slow_noise[step] = 0.99 * slow_noise[step - 1] + 0.02 * random.standard_normal()
     norms = trend * np.exp(slow_noise + scene.norm_noise * _tailed(random, scene.steps))
+    sharp = random.random(scene.steps) < 0.003 + 0.02 * np.exp(-(((at - warmup) / 30) ** 2))
+    norms *= 1 + sharp * random.uniform(1, 8, scene.steps)  # seen where the learning rate is highest; the loss stays
     return np.maximum(losses, 1e-3), norms, rates
 
 

@@ -180,7 +180,7 @@ def network_loses(looks: list[Look], at: int, rank: int) -> list[Look]:
     return gauged(looks, at, rank, retransmits=lambda now, _: now + 2000.0)
 
 
-@planted("progress", "warn", "", 6, 10.0)
+@planted("progress", "warn", "", 6, 60.0)
 def steps_ten_times_longer(looks: list[Look], at: int, rank: int) -> list[Look]:
     """All ranks, for good."""
     return changed(looks, at + 1, lambda look, _: {"rank_step_s": 10 * look.rank_step_s})

@@ -69,6 +69,13 @@ def test_a_ranks_gradient_that_hardly_moves_the_global_one_is_let_pass():
     assert acts_of(Spike(), [*run(range(1, 60)), harder]) == []
 
 
+def test_large_gradients_of_all_ranks_with_the_usual_loss_are_clipped_and_not_skipped():
+    looks = run(range(1, 200), gradient_norm=lambda step: 8.0 if step in (100, 107, 108) else 1.0 + 0.1 * (step % 3))
+    assert acts_of(Spike(), looks) == []
+    assert told(acts_of(Spike(), [*run(range(1, 100)), look(100, gradient_norm=100.0)])) == [(100, "skip", -1)]
+    assert told(acts_of(Spike(), [*run(range(1, 100)), look(100, gradient_norm=8.0, loss=2.3)])) == [(100, "skip", -1)]
+
+
 def test_from_the_first_step_on_ranks_are_compared_with_one_another():
     assert told(acts_of(Spike(), [look(1), look(2, rank_gradient_norm=own(r1=10.0))])) == [(2, "skip", 1)]
 

@@ -15,15 +15,18 @@ from ryzen_mpi.training.look import Look
 
 LOSS_RISE, LEAST_LOSS_RISE = 0.1, 0.05
 """A loss less than a tenth above the expected one, or less than this many nats a token, is no spike."""
-NORM_RISE = math.log(3)
-"""Nor is a gradient less than three times the usual one: clipping sees to it."""
+NORM_RISE, NORM_ALONE = math.log(3), math.log(20)
+"""Nor is a gradient less than three times the usual one; twenty times, where the loss has not risen: clipping sees to
+it. At the end of the warm-up a healthy run had gradients 8 times the usual one, with losses as before."""
 OWN_RISE, EARLY_RISE = math.log(5), math.log(8)
 """Nor a rank's own gradient less than five times the others' (eight, before the usual norm is known): its samples may
 be harder than theirs."""
 OWN_LIMIT, LEAST_OWN_RISE = 6.0, 0.5
 """z of a rank's own gradient, which needs the global one's word besides, and the rise that never has it."""
-ALONE, TOGETHER = 15.0, 2.5
-"""z from which a loss or norm is a spike by itself; from LIMIT on where the other one has risen by TOGETHER."""
+ALONE = 15.0
+"""z from which a loss or norm is a spike by itself; from LIMIT on where the other one has risen too: ..."""
+NORM_TOO, LOSS_TOO = 2.5, 5.0
+"""... z of the norm beside a loss (or a rank's own gradient), and of the loss beside a norm."""
 NAMED = math.log(2.5)
 """From so many times the others' on, a rank is named for a spike of the global loss or gradient."""
 MOST, WITHIN = 3, 20
@@ -40,7 +43,8 @@ class Spike(Rule):
     Statistic: the rise over the median of the 15 values before, in robust standard deviations (1.4826 times the median
     absolute deviation of the newest 64 changes from step to step, over the square root of two; Hampel 1974, JASA 69;
     von Neumann et al. 1941; Iglewicz & Hoaglin 1993; health/level.py tells why): z of 15, or of 10 where
-    loss and gradient rise together; in any case a loss 10 % higher or a gradient 3 times as large. A rank's gradient:
+    loss and gradient rise together; in any case a loss 10 % higher or a gradient 3 times as large, 20 times without the
+    loss. A rank's gradient:
     z of 6 and 5 times the others', where it also moves the global one: by half of what it must add to it at least, and
     by 2.5 deviations. What is found never enters the window. Only rises count, against the level of few steps: so
     neither the steep fall of early training nor the warm-up hides a spike or looks like one.
@@ -90,11 +94,12 @@ class Spike(Rule):
         found = {}
         if rises[0] >= floor:
             z = self._loss.z(rises[0], floor)
-            if z >= ALONE or z >= LIMIT and self._norm.z(rises[1]) >= TOGETHER:
+            if z >= ALONE or z >= LIMIT and self._norm.z(rises[1]) >= NORM_TOO:
                 found["loss"] = z
         if rises[1] >= NORM_RISE:
             z = self._norm.z(rises[1], NORM_RISE)
-            if z >= ALONE or z >= LIMIT and self._loss.z(rises[0]) >= TOGETHER:
+            alone = z >= ALONE and rises[1] >= NORM_ALONE
+            if alone or z >= LIMIT and self._loss.z(rises[0]) >= LOSS_TOO:
                 found["gradient"] = z
         if own >= OWN_RISE and (z := self._z_of_own(own, rises[1], look.ranks)) >= OWN_LIMIT:
             found["own"] = z
@@ -105,7 +110,7 @@ class Spike(Rule):
         if not (self._own.ready and self._norm.ready):
             return own / EARLY_RISE * OWN_LIMIT
         must_add = math.log1p((math.exp(min(700.0, own)) - 1) / ranks)  # where all point the same way; else it is more
-        if rise < must_add / 2 or self._norm.z(rise) < TOGETHER:
+        if rise < must_add / 2 or self._norm.z(rise) < NORM_TOO:
             return 0.0
         return self._own.z(self._own.rise(own), LEAST_OWN_RISE * LIMIT / OWN_LIMIT)
 
