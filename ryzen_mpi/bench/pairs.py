@@ -6,8 +6,9 @@ rank d further at once, so that every link is measured under load. The latency i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from ryzen_mpi.bench.sides import Side, open_sides
 from ryzen_mpi.bench.validate import wrong_elements
 from ryzen_mpi.cluster.world import World
 from ryzen_mpi.errors import UserError
+
+STEP_S, TRIED, LEAST = 2.0, 4, 6
+"""Seconds that the calls of a pair or of a distance may take; calls that tell how long one takes; the fewest timed."""
 
 
 @dataclass
@@ -99,15 +103,39 @@ def _latency(world: World, sides: dict[str, Side], result: Pairs, pair: tuple[in
         for name, side in sides.items()
     }
     peer = pair[1] if world.rank == pair[0] else pair[0]
-    _check(world, result, ready, peer)
+    few = {name: _first_sets(prepared) for name, prepared in ready.items()}
+    _check(world, result, few, peer)
+    iterations = _fitting(world, few, result, size)
     # the ranks of the pair must start together, the others must not spin into their time: they meet once a round
-    iterations = result.benchmark.iterations(size, options.iterations, options.warmup)
     for name, samples in measure(world.comm, ready, *iterations, meet=False).items():
         matrix = result.matrices[name]
         for rank, other in (pair, pair[::-1]):
             matrix.latency_us[rank, other] = np.median(samples.times_ns[rank]) / 2e3
         if samples.disturbed:
             matrix.disturbed.append((f"latency {pair[0]} to {pair[1]}", samples.waited_whole, samples.others))
+
+
+def _first_sets(prepared: Prepared) -> Prepared:
+    """The same calls on a few of its sets of memory."""
+    calls, inputs, outputs = (part[:TRIED] for part in (prepared.calls, prepared.inputs, prepared.outputs))
+    return replace(prepared, calls=calls, inputs=inputs, outputs=outputs)
+
+
+def _fitting(world: World, sides: dict[str, Prepared], result: Pairs, size: int) -> tuple[int, int]:
+    """(calls, calls to warm up) at `size` bytes: as many as were asked for, or OSU's that fit into STEP_S. Collective.
+
+    Of two ranks that share a core with others, a round trip takes the others' time slices.
+    """
+    iterations, warmup = result.benchmark.iterations(size, result.options.iterations, result.options.warmup)
+    if result.options.iterations is not None:
+        return iterations, warmup
+    calls = [call for prepared in sides.values() for call in prepared.calls]
+    began = time.monotonic()
+    for call in calls:
+        call()
+    call_s = max(world.exchange.allgather(time.monotonic() - began)) / len(calls)
+    iterations = max(LEAST, min(iterations, int(STEP_S / call_s)))
+    return iterations, min(warmup, iterations // 10)
 
 
 def _bandwidth(world: World, sides: dict[str, Side], result: Pairs, distance: int, cache: int) -> None:
@@ -119,8 +147,7 @@ def _bandwidth(world: World, sides: dict[str, Side], result: Pairs, distance: in
         for name, side in sides.items()
     }
     _check(world, result, ready, (world.rank - distance) % ranks)
-    iterations = result.benchmark.iterations(size, options.iterations, options.warmup)
-    for name, samples in measure(world.comm, ready, *iterations).items():
+    for name, samples in measure(world.comm, ready, *_fitting(world, ready, result, size)).items():
         matrix = result.matrices[name]
         for rank in range(ranks):
             rate = size * WINDOW / 2**20 / (np.median(samples.times_ns[rank]) / 1e9)
