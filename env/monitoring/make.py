@@ -205,16 +205,11 @@ def alerts_table() -> str:
     return "\n".join(rows)
 
 
-def metrics_table() -> str:
-    """A row a metric."""
-    labels = {"rank": "rank, node", "rank_sample": "rank, node", "layer": "layer"}
-    rows = ["| metric | labels beside run, jobid | unit | what |", "|---|---|---|---|"]
-    for signal in SIGNALS.values():
-        name = prometheus_name(signal)
-        rows.append(f"| `{name}` | {labels.get(signal.kind, '')} | {signal.unit} | {signal.description} |")
-    rows += [
-        f"| `{name}_total` | | {'s' if 'seconds' in name else '1'} | {text} |" for name, text in STEP_COUNTERS.items()
-    ]
+def counters_table() -> str:
+    """A row a counter."""
+    rows = ["| counter | labels beside run, jobid | unit | what |", "|---|---|---|---|"]
+    for name, text in STEP_COUNTERS.items():
+        rows.append(f"| `{name}_total` | | {'s' if 'seconds' in name else '1'} | {text} |")
     for name in SUMMED:
         text = f"{SIGNALS[name].description}, added up in this attempt"
         rows.append(f"| `{summed_name(SIGNALS[name])}_total` | rank, node | 1 | {text} |")
@@ -223,7 +218,7 @@ def metrics_table() -> str:
 
 def document(text: str) -> str:
     """`text` of docs/monitoring.md with its tables made anew, each between its two marks."""
-    for name, made in (("alerts", alerts_table()), ("metrics", metrics_table())):
+    for name, made in (("alerts", alerts_table()), ("counters", counters_table())):
         begin, end = f"<!-- {name}: made by env/monitoring/make.py -->", f"<!-- end of {name} -->"
         head, found, rest = text.partition(begin)
         if not found or end not in rest:
