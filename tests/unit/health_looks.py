@@ -39,7 +39,7 @@ def gauges(ranks: int = RANKS, sample: int = 0, **changes: float | list[float]) 
 def look(step: int, **changes) -> Look:
     """A look of a run in which nothing happens; a small, regular noise makes its windows have a spread."""
     ranks = changes.pop("ranks", RANKS)
-    noise = ((step * 7919) % 101) / 101 - 0.5
+    noise = ((step * step * 7919) % 101) / 101 - 0.5
     usual = {
         "position": (step - 1) * BATCH,
         "clock_s": 1000.0 + step,

@@ -26,7 +26,9 @@ OWN_LIMIT, LEAST_OWN_RISE = 6.0, 0.5
 ALONE = 15.0
 """z from which a loss or norm is a spike by itself; from LIMIT on where the other one has risen too: ..."""
 NORM_TOO, LOSS_TOO = 2.5, 5.0
-"""... z of the norm beside a loss (or a rank's own gradient), and of the loss beside a norm."""
+"""... z of the norm beside a loss (or a rank's own gradient), and of the loss beside a norm, ..."""
+LEAST_NORM_TOO, LEAST_LOSS_TOO = math.log(1.2), 0.02
+"""... and the rises they have at least, the loss's as a share of it."""
 NAMED = math.log(2.5)
 """From so many times the others' on, a rank is named for a spike of the global loss or gradient."""
 MOST, WITHIN = 3, 20
@@ -94,12 +96,12 @@ class Spike(Rule):
         found = {}
         if rises[0] >= floor:
             z = self._loss.z(rises[0], floor)
-            if z >= ALONE or z >= LIMIT and self._norm.z(rises[1]) >= NORM_TOO:
+            if z >= ALONE or z >= LIMIT and self._norm_too(rises[1]):
                 found["loss"] = z
         if rises[1] >= NORM_RISE:
             z = self._norm.z(rises[1], NORM_RISE)
             alone = z >= ALONE and rises[1] >= NORM_ALONE
-            if alone or z >= LIMIT and self._loss.z(rises[0]) >= LOSS_TOO:
+            if alone or z >= LIMIT and self._loss_too(rises[0]):
                 found["gradient"] = z
         if own >= OWN_RISE and (z := self._z_of_own(own, rises[1], look.ranks)) >= OWN_LIMIT:
             found["own"] = z
@@ -110,9 +112,15 @@ class Spike(Rule):
         if not (self._own.ready and self._norm.ready):
             return own / EARLY_RISE * OWN_LIMIT
         must_add = math.log1p((math.exp(min(700.0, own)) - 1) / ranks)  # where all point the same way; else it is more
-        if rise < must_add / 2 or self._norm.z(rise) < NORM_TOO:
+        if rise < must_add / 2 or not self._norm_too(rise):
             return 0.0
         return self._own.z(self._own.rise(own), LEAST_OWN_RISE * LIMIT / OWN_LIMIT)
+
+    def _norm_too(self, rise: float) -> bool:
+        return rise >= LEAST_NORM_TOO and self._norm.z(rise) >= NORM_TOO
+
+    def _loss_too(self, rise: float) -> bool:
+        return rise >= LEAST_LOSS_TOO * abs(self._loss.expected) and self._loss.z(rise) >= LOSS_TOO
 
     def _learn(self, loss: float, norm: float, own: float) -> None:
         self._loss.learn(loss)
