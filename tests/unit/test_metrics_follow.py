@@ -8,7 +8,6 @@ import io
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -178,8 +177,7 @@ def test_a_pipe_gets_whole_lines_as_they_come_and_all_of_a_run_that_is_resumed(t
 def test_ctrl_c_ends_it_quietly(tmp_path):
     train(tmp_path, 1, 5).close()
     process = started(tmp_path, "--csv")
-    assert [process.stdout.readline()[:5] for _ in range(2)] == ["step,", "1,170"]
-    time.sleep(0.2)
+    lines = [process.stdout.readline() for _ in range(6)]
+    assert lines[0].startswith("step,") and [line[0] for line in lines[1:]] == list("12345")
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and errors == "" and rest.count("\n") == 4
+    assert process.communicate(timeout=60) == ("", "") and process.returncode == 0

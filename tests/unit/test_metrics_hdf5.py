@@ -163,7 +163,7 @@ def test_flipped_bits_never_stop_a_run(tmp_path):
     path = tmp_path / "metrics.h5"
     written(path, 1, 57)
     content, events = path.read_bytes(), log(tmp_path / "events", range(1, 58))
-    for seed in range(60):
+    for seed in range(30):
         chance = random.Random(seed)
         damaged = bytearray(content)
         for _ in range(20):
@@ -221,7 +221,7 @@ def running_writer(path: Path) -> subprocess.Popen:
 
 def test_a_writer_killed_at_any_moment_leaves_a_readable_file(tmp_path):
     chance = random.Random(3)
-    for number in range(20):
+    for number in range(12):
         path = tmp_path / f"{number}.h5"
         writer = running_writer(path)
         writer.stdout.readline()
