@@ -83,7 +83,7 @@ class Hdf5Sink:
         """Takes a record; writes the batch when it is due. Raises OSError and the like where the disk refuses.
 
         Of several samples or evaluations after one step the first is kept. Raises ValueError for a step that was
-        written already: `rewind` comes first.
+        written already: who goes back opens the file anew.
         """
         if record.step <= self._newest.get(type(record), 0):
             if isinstance(record, StepRecord):
@@ -103,14 +103,6 @@ class Hdf5Sink:
         self._tables["evaluation"].append([record for record in waiting if isinstance(record, EvaluationRecord)])
         self._tables["samples"].append([record for record in waiting if isinstance(record, SampleRecord)])
         self._commit()
-
-    def rewind(self, step: int) -> None:
-        """Cuts off what came after `step`, in all tables: the training goes back to it. Raises as `write` does."""
-        self._waiting = [record for record in self._waiting if record.step <= step]
-        self.flush()
-        self._cut(step)
-        self._commit()
-        self._newest = self._last_steps()
 
     def close(self) -> None:
         """Flushes and closes; harmless when repeated. A file that cannot be flushed is closed as it is."""

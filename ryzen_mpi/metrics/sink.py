@@ -13,8 +13,7 @@ from ryzen_mpi.metrics.record import Record
 class Sink(Protocol):
     """Takes records in the order of their steps. All methods are local; rank 0 calls them.
 
-    Any of them may raise: `Sinks` catches it. close() may be called again. One that keeps what it was given has
-    also rewind(step): what came after `step` is undone, because the training goes back to it.
+    Any of them may raise: `Sinks` catches it. close() may be called again.
     """
 
     def write(self, record: Record) -> None: ...
@@ -32,9 +31,6 @@ class NullSink:
 
     def flush(self) -> None:
         """Has nothing to flush."""
-
-    def rewind(self, step: int) -> None:
-        """Has nothing to undo."""
 
     def close(self) -> None:
         """Has nothing to close."""
@@ -66,12 +62,6 @@ class Sinks:
         """Flushes every sink. Never raises."""
         for sink in self._sinks.copy():
             self._attempt(sink, sink.flush)
-
-    def rewind(self, step: int) -> None:
-        """Tells every sink that can go back that the training goes back to `step`. Never raises."""
-        for sink in self._sinks.copy():
-            if hasattr(sink, "rewind"):
-                self._attempt(sink, lambda sink=sink: sink.rewind(step))
 
     def close(self) -> None:
         """Closes every sink. Never raises."""

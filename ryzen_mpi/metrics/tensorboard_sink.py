@@ -82,10 +82,6 @@ class TensorBoardSink:
             lambda: _event(step, time.time(), [_histogram(f"gradients/{layer}", *shapes[layer]) for layer in shapes])
         )
 
-    def rewind(self, step: int) -> None:
-        """Undoes for readers what was written of steps after `step`: the training goes back to it."""
-        self._file.put(lambda: self._restart(step))
-
     def flush(self) -> None:
         """Returns when everything is in the file."""
         self._file.flush()

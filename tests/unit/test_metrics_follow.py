@@ -58,9 +58,6 @@ def test_rows_come_once_and_again_where_the_run_went_back(tmp_path):
     again = train(tmp_path, 3, 4, later_s=60.0)
     news = follower.look()
     assert news.back == 2 and steps(news) == [3, 4]
-    again.rewind(0)
-    news = follower.look()
-    assert news.back == 0 and steps(news) == []
     again.close()
 
 

@@ -18,12 +18,10 @@ from metrics_records import ENVIRONMENT, LAYERS, evaluation_record, sample_recor
 from ryzen_mpi.commands.metrics import metrics_command
 from ryzen_mpi.metrics.events import EventLog, read_records
 from ryzen_mpi.metrics.hdf5 import Hdf5Sink
-from ryzen_mpi.metrics.hdf5_file import SafeFile
 from ryzen_mpi.metrics.hdf5_table import TABLES
 from ryzen_mpi.metrics.reader import Metrics, read_metrics
 from ryzen_mpi.metrics.record import Record
 from ryzen_mpi.metrics.signals import SIGNALS, of_kind
-from ryzen_mpi.metrics.sink import NullSink, Sinks
 
 OLD_COLUMNS = ("training/rank_gradient_norm", "communication/reduce_s")
 
@@ -154,19 +152,6 @@ def test_what_a_rollback_undid_is_not_taken_from_the_events(tmp_path):
     assert metrics["training/loss"].tolist() == [9.0] * 20 + [5 / step for step in range(21, 51)]
 
 
-@pytest.mark.parametrize(("reached", "back"), [(57, 42), (57, 57), (60, 0), (43, 41), (10, 99)])
-def test_going_back_while_open_is_as_if_it_had_never_been_further(tmp_path, reached, back):
-    path = tmp_path / "metrics.h5"
-    sinks = Sinks([Hdf5Sink(path, 4, LAYERS), EventLog(tmp_path, 0), NullSink()], report=pytest.fail)
-    write(sinks, records(1, reached))
-    sinks.rewind(back)
-    kept = min(reached, back)
-    assert_as_if_never_further(path, kept)
-    write(sinks, records(kept + 1, kept + 25))
-    sinks.close()
-    assert_as_if_never_further(path, kept + 25)
-
-
 def test_a_step_written_twice_is_refused_rather_than_spoiling_the_file(tmp_path):
     sink = Hdf5Sink(tmp_path / "metrics.h5", 4, LAYERS)
     write(sink, records(1, 30))
@@ -174,30 +159,6 @@ def test_a_step_written_twice_is_refused_rather_than_spoiling_the_file(tmp_path)
         sink.write(step_record(30))
     sink.close()
     assert_as_if_never_further(tmp_path / "metrics.h5", 30)
-
-
-@pytest.mark.parametrize("settled", [0, 1, 2])
-def test_a_writer_killed_while_it_goes_back_leaves_a_whole_file(tmp_path, monkeypatch, settled):
-    path = tmp_path / "metrics.h5"
-    sink = Hdf5Sink(path, 4, LAYERS)
-    write(sink, records(1, 50))
-    real, calls = SafeFile.settle, []
-
-    def killed(disk):
-        calls.append(disk)
-        if len(calls) > settled:
-            raise OSError("killed")
-        real(disk)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SafeFile, "settle", killed)
-        with pytest.raises(OSError, match="killed"):
-            sink.rewind(20)
-    sink._file.close()
-    sink._disk.close()
-    assert len(read_metrics(path)["training/step"]) == (20 if settled == 2 else 48)  # 49 and 50 were waiting
-    Hdf5Sink(path, 4, LAYERS, 20).close()
-    assert_as_if_never_further(path, 20)
 
 
 # -- the format before --------------------------------------------------------------------------------------------

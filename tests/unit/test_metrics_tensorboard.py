@@ -176,20 +176,6 @@ def test_a_run_that_starts_anew_in_the_same_folder_shows_alone(tmp_path):
     assert points(read(tmp_path), "training/loss") == dict.fromkeys(range(1, 21), 8.0)
 
 
-def test_going_back_while_open_undoes_what_came_after(tmp_path):
-    sinks = Sinks([opened(tmp_path)], report=pytest.fail)
-    for record in records(1, 50, loss=9.0):
-        sinks.write(record)
-    sinks.rewind(30)
-    for record in records(31, 40, loss=8.0):
-        sinks.write(record)
-    sinks.flush()
-    found = read(tmp_path)  # also: what was flushed is there while the file is open
-    assert points(found, "training/loss") == {step: 9.0 if step <= 30 else 8.0 for step in range(1, 41)}
-    assert list(points(found, "rank_step_s/rank/1")) == list(range(1, 41))
-    sinks.close()
-
-
 def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path):
     source = textwrap.dedent(f"""
         import resource, signal, sys
