@@ -167,14 +167,14 @@ def test_every_step_on_the_page_is_that_of_metrics_h5(story):
     size = page.page.evaluate("Number(state.since.split('.')[1])")
     assert size == 0 and page.points("step") == steps.tolist()
     assert page.points("loss") == loss.tolist()
-    page.page.get_by_text("newest 100", exact=True).click()
+    page.page.get_by_role("radio", name="newest 100").check()
     page.until("state.points && state.points.step.length === 100")
     assert page.points("step") == steps[-100:].tolist() and page.points("loss") == loss[-100:].tolist()
     batch, seconds = np.diff(recorded["training/samples"])[-100:], recorded["training/step_s"][-100:]
     assert page.points("rate") == pytest.approx((batch / seconds).tolist())
     share = 100 * recorded["communication/communication_s"][-100:] / seconds
     assert page.points("share") == pytest.approx(share.tolist())
-    page.page.get_by_text("all steps", exact=True).click()
+    page.page.get_by_role("radio", name="all steps").check()
     page.until("state.points && state.points.step.length > 100")
 
 
