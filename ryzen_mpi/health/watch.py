@@ -31,7 +31,9 @@ class Watch:
         monitor, checks, hands: what concludes, what checks, what carries out.
     """
 
-    def __init__(self, world: World, step: TrainingStep, hosts: Sequence[str], threads: Sequence[int]) -> None:
+    def __init__(
+        self, world: World, step: TrainingStep, hosts: Sequence[str], threads: Sequence[int], gauges: Gauges
+    ) -> None:
         settings = step.settings
         shares = [rank_slice(step.global_batch, rank, step.ranks) for rank in range(step.ranks)]
         samples = [share.stop - share.start for share in shares]
@@ -40,7 +42,8 @@ class Watch:
         self.likeness = Likeness(world, step, self.monitor)
         self.checks = HealthChecks(world, settings.monitor.check_share)
         self.hands = Hands(step, world.hostname)
-        self.rank = world.rank
+        self.rank, self.gauges = world.rank, gauges
+        self._untold = True
         step.judge, step.hosts = self.monitor, hosts
 
     @property
@@ -53,6 +56,9 @@ class Watch:
 
         Collective. `saving`: a checkpoint is about to be made of its weights. Raises UserError on all ranks.
         """
+        if self._untold and self.gauges.taken:
+            self._untold = False
+            tools.unknown(self.gauges.reasons)
         self.likeness.holds(saving)
         if self.checks.due(self.monitor.trained_s):
             self._check(tools)
@@ -94,4 +100,4 @@ def watch_over(world: World, step: TrainingStep, gauges: Gauges, beacon: Beacon)
         hosts, threads = hosts * step.ranks, threads * step.ranks
     step.gauges, step.beats = gauges.newest, lambda: (beacon.reading().beats, gauges.taken)
     gauges.start()
-    return Watch(world, step, hosts, threads)
+    return Watch(world, step, hosts, threads, gauges)

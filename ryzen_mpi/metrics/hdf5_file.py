@@ -28,7 +28,7 @@ def journal_path(path: Path) -> Path:
 def read_whole(path: Path) -> bytes:
     """The file's bytes as they are once its journal, if any, has been applied. Local. Raises OSError."""
     # the journal first: one that goes away meanwhile has been applied to what is read then
-    found = _read_journal(path)
+    found = read_journal(path)
     content = path.read_bytes()
     if found is None:
         return content
@@ -40,7 +40,7 @@ def read_whole(path: Path) -> bytes:
     return bytes(image[:length])
 
 
-def _read_journal(path: Path) -> tuple[int, Writes] | None:
+def read_journal(path: Path) -> tuple[int, Writes] | None:
     """Length of the file and the writes of its journal; None where there is none. A damaged one counts as none."""
     try:
         content = journal_path(path).read_bytes()
@@ -83,7 +83,7 @@ class SafeFile(io.RawIOBase):
             raise
         except OSError:  # a file system without locks
             pass
-        if (found := _read_journal(self._path)) is not None:
+        if (found := read_journal(self._path)) is not None:
             self._apply(*found)
         self._length = self._on_disk = os.fstat(self._descriptor).st_size
 

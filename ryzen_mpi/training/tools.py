@@ -53,6 +53,12 @@ class Tools:
         self.events.event("act", text, "warning", dataset="monitor", done=done, **act)
         self.logs.fault(act["kind"], text, done=done, **act)
 
+    def unknown(self, reasons: Mapping[str, str]) -> None:
+        """Writes down which gauges can't be read on this rank's machine, and why. Local."""
+        if reasons:
+            text = f"what this machine does not tell: {', '.join(sorted(reasons))}"
+            self.events.event("gauges", text, dataset="monitor", reasons=dict(reasons))
+
     def checked(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes down a health check after `step`. Local."""
         self.events.event("health_check", f"health check after step {step}", dataset="monitor", step=step, **figures)
@@ -104,6 +110,7 @@ def open_tools(
         "start",
         f"rank {world.rank} of {world.size} at step {resumed}",
         step=resumed,
+        total_steps=step.total_steps,
         ranks=world.size,
         cpus=cpulist_text(os.sched_getaffinity(0)),  # as the kernel has it: a report sees ranks that share cores
         threads=torch.get_num_threads(),

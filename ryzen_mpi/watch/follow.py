@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ryzen_mpi.metrics.hdf5_file import _read_journal, journal_path
+from ryzen_mpi.metrics.hdf5_file import journal_path, read_journal
 from ryzen_mpi.metrics.hdf5_table import COMMITTED, FORMAT, OLD_FORMAT, TABLES
 from ryzen_mpi.metrics.signals import SIGNALS, of_kind
 from ryzen_mpi.watch.table import KEPT_ROWS
@@ -153,7 +153,7 @@ class _Whole(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._descriptor = -1
-        journal = _read_journal(path)  # first: one that goes away meanwhile has been applied to what is read then
+        journal = read_journal(path)  # first: one that goes away meanwhile has been applied to what is read then
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._length = os.fstat(self._descriptor).st_size
         self._position, self._writes = 0, []

@@ -105,6 +105,7 @@ class Source:
 
     def _take(self, news: News) -> None:
         """Rows of metrics.h5."""
+        at, shown = self._committed, self.table["wall_time_s"][self._committed :].copy()
         self.table.cut(self._committed)
         before, went_back = self.evaluations, news.kept < self._committed
         if went_back:
@@ -124,6 +125,9 @@ class Source:
             self.sample = dict(news.sample)
         self._live = [row for row in self._live if row["step"] > self._committed_step]
         self._extend(self._live)
+        now = self.table["wall_time_s"][at : at + len(shown)]
+        if not went_back and not np.array_equal(now, shown):  # other rows than the log's: those were trained again
+            self.generation += 1
 
     _committed = _committed_step = 0
 

@@ -12,7 +12,7 @@ import numpy as np
 from ryzen_mpi.report import advice
 from ryzen_mpi.report.content import Advice, Headline, Shown, by_urgency
 from ryzen_mpi.report.read_events import Told, told_of
-from ryzen_mpi.report.run_facts import RunFacts
+from ryzen_mpi.report.run_facts import WARMUP_STEPS, RunFacts
 from ryzen_mpi.report.run_report import run_headline
 from ryzen_mpi.report.texts import clean, interval_text, plural
 from ryzen_mpi.units import duration_text
@@ -83,7 +83,7 @@ class Watched:
         source = self.source
         source.look()
         whole = self._facts()
-        newest = replace(whole, steps=measures.steps_of(source.table, newest=RANK_STEPS))
+        newest = replace(whole, steps=measures.steps_of(source.table, newest=RANK_STEPS + WARMUP_STEPS))
         expected = self._expectation(whole)
         headline = self._headline(newest, now)
         total = _total(whole)

@@ -10,9 +10,10 @@ import time
 
 import numpy as np
 import pytest
-from launch import Job, environment, events, metrics, mpirun, overrides, train
+from launch import Job, environment, metrics, mpirun, overrides, train
 from pages import TEXTS
 
+from ryzen_mpi.metrics.events import read_events
 from ryzen_mpi.report.read_run import read_run
 from ryzen_mpi.report.run_measures import throughput
 from ryzen_mpi.report.texts import number_text
@@ -28,6 +29,10 @@ def command(run, steps):
         training__max_steps=steps, training__save_interval=25, training__eval_interval=40, hardware__num_threads=1
     )
     return mpirun(1, *train(run, *short))
+
+
+def events(run):
+    return list(read_events(run / "events" / "rank-0000.jsonl"))
 
 
 def last_step(run):
@@ -117,7 +122,7 @@ def tell(page, seen, runs, folder):
     job.wait_for((runs / NAME / "metrics.h5").exists)
     page.drawn()
     first = page.step
-    page.until(f"state.points && state.points.step.at(-1) > {KILLED_AFTER}")
+    page.until(f"state.points && state.points.step.at(-1) > {max(KILLED_AFTER, first)}")
     seen["while"] = first, page.step, page.text("#state"), page.page.title()
     job.kill()
     page.until_state("Broke off")
@@ -162,14 +167,14 @@ def test_every_step_on_the_page_is_that_of_metrics_h5(story):
     size = page.page.evaluate("Number(state.since.split('.')[1])")
     assert size == 0 and page.points("step") == steps.tolist()
     assert page.points("loss") == loss.tolist()
-    page.page.get_by_text("newest 100", exact=True).click()
+    page.page.get_by_role("radio", name="newest 100").check()
     page.until("state.points && state.points.step.length === 100")
     assert page.points("step") == steps[-100:].tolist() and page.points("loss") == loss[-100:].tolist()
     batch, seconds = np.diff(recorded["training/samples"])[-100:], recorded["training/step_s"][-100:]
     assert page.points("rate") == pytest.approx((batch / seconds).tolist())
     share = 100 * recorded["communication/communication_s"][-100:] / seconds
     assert page.points("share") == pytest.approx(share.tolist())
-    page.page.get_by_text("all steps", exact=True).click()
+    page.page.get_by_role("radio", name="all steps").check()
     page.until("state.points && state.points.step.length > 100")
 
 
@@ -181,8 +186,8 @@ def test_the_cards_are_the_figures_of_metrics_h5(story):
     assert f"step {recorded['evaluation/step'][-1]:,}" in page.text("[data-card=held_out]")
     rates = np.diff(recorded["training/samples"])[-20:] / recorded["training/step_s"][-20:]
     assert float(page.number("rate").replace(",", "")) == pytest.approx(np.median(rates), rel=0.02)
-    memory = f"{page.number('memory')} {page.text('[data-card=memory] .unit')}"
-    assert memory == bytes_text(recorded["hardware/rank_rss_bytes"][-1].max())
+    number, unit = bytes_text(recorded["hardware/rank_rss_bytes"][-1].max()).split()
+    assert float(page.number("memory")) == float(number) and page.text("[data-card=memory] .unit") == unit
     assert page.number("steps") == f"{last_step(run):,}" and page.number("checkpoint") == f"step {last_step(run):,}"
     whole = page.page.evaluate("JSON.parse(state.drawn.communication)[1][0].value")
     assert whole == throughput(read_run(run)).value

@@ -128,6 +128,20 @@ def test_a_run_that_went_back_further_than_a_look_saw_is_read_again(run):
     assert run.equals_the_file() and run.source.generation == 1
 
 
+def test_steps_trained_again_between_two_looks_are_another_time(run):
+    """A page that has the old ones must not keep them, though no row of metrics.h5 went away."""
+    run.train(1, 40)
+    run.sink.flush()
+    run.train(41, 50)
+    assert run.look().last_step == 50 and run.source.generation == 0
+    run.sink._waiting.clear()  # as a killed writer leaves it
+    run.sink.close()
+    run.open(resume=45)
+    run.train(46, 70, wall_time_s=lambda step: 2e9 + step)
+    run.sink.flush()
+    assert run.equals_the_file() and run.source.generation > 0
+
+
 def test_an_old_end_in_the_log_is_not_taken_for_the_newest_steps(tmp_path):
     first = Run(tmp_path / "run")
     first.train(1, 80)

@@ -20,6 +20,7 @@ from ryzen_mpi.metrics.events import EventLog
 from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 from ryzen_mpi.metrics.record import SampleRecord
 from ryzen_mpi.report.read_run import read_run
+from ryzen_mpi.report.run_facts import WARMUP_STEPS
 from ryzen_mpi.report.run_measures import communication_share, rank_times, throughput
 from ryzen_mpi.validation import store
 from ryzen_mpi.validation.authority import judge_folder
@@ -61,7 +62,7 @@ def test_figures_of_the_whole_run_are_those_of_its_report(tmp_path):
     facts, told_now = read_run(path), answers.one_run(watched(path))
     rate, share = told_now["totals"]
     assert rate["value"] == throughput(facts).value and share["value"] == 100 * communication_share(facts).value
-    newest = facts.steps.at(slice(-RANK_STEPS, None))
+    newest = facts.steps.at(slice(-RANK_STEPS - WARMUP_STEPS, None))
     times = rank_times(read_run(path).__class__(**facts.__dict__ | {"steps": newest}))
     assert [row["computation_s"] for row in told_now["ranks"]] == pytest.approx(times.computation_s.tolist())
     assert [row["slower"] != "" for row in told_now["ranks"]] == [False, False, False, True]
@@ -174,12 +175,27 @@ def test_acts_of_the_monitor_stand_with_rule_rank_and_evidence(tmp_path):
     log = EventLog(path / "events", 0, {"node": "n1"})
     act = {"rule": "straggler", "kind": "warn", "rank": 3, "node": "n2", "step": 17, "evidence": "1.4 s against 0.3 s"}
     log.event("act", "rank 3 is slow", "warning", dataset="monitor", **act)
-    skip = {"rule": "spike", "kind": "skip", "rank": -1, "node": "", "step": 18, "evidence": "x"}
-    log.event("act", "skipped", "warning", dataset="monitor", **skip, done="the step is skipped")
+    log.event(
+        "act",
+        "skipped",
+        "warning",
+        dataset="monitor",
+        rule="spike",
+        kind="skip",
+        rank=-1,
+        node="",
+        step=18,
+        evidence="x",
+        done="the step is skipped",
+    )
     log.close()
     newest, before = answers.one_run(watched(path))["events"][:2]
-    assert newest["kind"] == "spike" and newest["tone"] == "bad"
-    assert newest["who"] == "" and newest["text"] == "the step is skipped"
+    assert (
+        newest["kind"] == "spike"
+        and newest["tone"] == "bad"
+        and newest["who"] == ""
+        and newest["text"] == "the step is skipped"
+    )
     assert before["kind"] == "straggler" and before["who"] == "rank 3 on n2" and before["step"] == 17
     assert before["evidence"] == "1.4 s against 0.3 s" and before["tone"] == "warn"
 

@@ -236,7 +236,7 @@ function showRanks(run) {
   $("ranks-note").replaceChildren(...(rows.length ? [
     el("span", { class: "swatch computing" }), "computing ", el("span", { class: "swatch waiting" }),
     "waiting in collectives ", el("span", { class: "swatch other" }), "between steps (data, saving, evaluation). ",
-    `Mean of the newest ${run.rank_steps} steps.${which}`] : ["No step yet."]));
+    `Mean of the newest ${run.rank_steps} measured steps.${which}`] : ["No step yet."]));
   if (!rows.length) { $("ranks").replaceChildren(); return; }
   const columns = [["rank", "right"], ["where"], ["time of a step", "bars"], ["computing", "right"], ["waiting", "right"],
     ["memory", "right"], ["NUMA domain", "right"], ["temperature", "right"], [""]];
