@@ -361,3 +361,8 @@ def test_call_figures_hold_their_interval_and_samples():
     assert p50.low <= p50.value <= p50.high and p50.n == len(p50.samples) == 20
     assert p99.low <= p99.value <= p99.high and p99.n == len(p99.samples) == 1000
     assert p99.value == pytest.approx(np.sort(times)[989])
+
+
+def test_windows_are_smaller_on_a_link_on_which_they_would_take_seconds():
+    for mbit, size in ((50, 1 << 16), (400, 1 << 16), (1000, 1 << 20), (100_000, 1 << 20)):
+        assert network.window_bytes(64 * (1 << 16) * 8 / (mbit * 1e6)) == size
