@@ -76,6 +76,16 @@ def test_large_gradients_of_all_ranks_with_the_usual_loss_are_clipped_and_not_sk
     assert told(acts_of(Spike(), [*run(range(1, 100)), look(100, gradient_norm=8.0, loss=2.3)])) == [(100, "skip", -1)]
 
 
+def test_a_rank_whose_gradient_is_large_now_and_then_is_skipped_only_when_it_is_larger_than_before():
+    large = {60: 10.0, 61: 10.0, 100: 12.0, 140: 30.0}
+    looks = run(
+        range(1, 160),
+        gradient_norm=lambda step: large.get(step, 2.0) / 2,
+        rank_gradient_norm=lambda step: own(r1=large.get(step, 1.0 + 0.1 * (step % 3))),
+    )
+    assert told(acts_of(Spike(), looks)) == [(60, "skip", 1), (61, "skip", 1), (140, "skip", 1)]
+
+
 def test_from_the_first_step_on_ranks_are_compared_with_one_another():
     assert told(acts_of(Spike(), [look(1), look(2, rank_gradient_norm=own(r1=10.0))])) == [(2, "skip", 1)]
 

@@ -23,6 +23,9 @@ OWN_RISE, EARLY_RISE = math.log(5), math.log(8)
 be harder than theirs."""
 OWN_LIMIT, LEAST_OWN_RISE = 6.0, 0.5
 """z of a rank's own gradient, which needs the global one's word besides, and the rise that never has it."""
+GREATER = math.log(2)
+"""A rank's own gradient must exceed those that were skipped long before by so much: a small batch can have a gradient 12
+or 16 times the others' with an ordinary loss, at some steps in a thousand. Skipping all of them would be a habit."""
 ALONE = 15.0
 """z from which a loss or norm is a spike by itself; from LIMIT on where the other one has risen too: ..."""
 NORM_TOO, LOSS_TOO = 2.5, 5.0
@@ -50,7 +53,8 @@ class Spike(Rule):
     z of 6 and 5 times the others', where it also moves the global one: by half of what it must add to it at least, and
     by 2.5 deviations. What is found never enters the window. Only rises count, against the level of few steps: so
     neither the steep fall of early training nor the warm-up hides a spike or looks like one.
-    False alarms: designed for less than one in a million steps.
+    False alarms: designed for less than one in a million steps; a rank's own gradient apart, of which small batches
+    have large ones: each must be twice the largest skipped 20 steps or more before, so these are few in a run.
     Found: at the step itself, before its update, from the 20th step of an attempt on; a rank's gradient, 8 times the
     others', from the first. At most 3 within 20 steps are skipped; after 6 more the level counts as new.
     """
@@ -61,6 +65,7 @@ class Spike(Rule):
         self._found = False
         self._loss, self._norm, self._own = Level(), Level(), Level()
         self._skipped: deque[int] = deque(maxlen=MOST)
+        self._own_skipped: list[tuple[int, float]] = []  # steps at which a rank's own gradient was, and how large
         self._step, self._further = 0, 0
 
     def newest_was_bad(self) -> bool:
@@ -87,6 +92,8 @@ class Spike(Rule):
             return []
         self._further = 0
         self._skipped.append(look.step)
+        if set(reasons) == {"own"}:
+            self._own_skipped.append((look.step, own))
         return [self._skip(look, reasons, rank, own)]
 
     def _reasons(self, look: Look, norm: float, own: float) -> dict[str, float]:
@@ -103,7 +110,10 @@ class Spike(Rule):
             alone = z >= ALONE and rises[1] >= NORM_ALONE
             if alone or z >= LIMIT and self._loss_too(rises[0]):
                 found["gradient"] = z
-        if own >= OWN_RISE and (z := self._z_of_own(own, rises[1], look.ranks)) >= OWN_LIMIT:
+        least = max(
+            (seen + GREATER for step, seen in self._own_skipped if step <= look.step - WITHIN), default=OWN_RISE
+        )
+        if own >= least and (z := self._z_of_own(own, rises[1], look.ranks)) >= OWN_LIMIT:
             found["own"] = z
         return found
 
