@@ -40,6 +40,11 @@ class Level:
         """What the next value is expected to be. Not before the first value."""
         return self._near.median
 
+    @property
+    def deviation(self) -> float:
+        """Of a single value from what is expected. Not before the second value."""
+        return self._changes.deviation / math.sqrt(2)
+
     def rise(self, value: float) -> float:
         """What it exceeds the expected value by; minus infinity where too few are known."""
         return value - self.expected if self.ready else -math.inf
@@ -49,7 +54,7 @@ class Level:
         of LIMIT, however quiet the series was. 0 where it is none, or too few values are known."""
         if not (self.ready and rise > 0):
             return 0.0
-        spread = max(self._changes.deviation / math.sqrt(2), floor / LIMIT)
+        spread = max(self.deviation, floor / LIMIT)
         return rise / spread if spread > 0 else math.inf
 
     def learn(self, value: float) -> None:

@@ -77,13 +77,21 @@ def test_large_gradients_of_all_ranks_with_the_usual_loss_are_clipped_and_not_sk
 
 
 def test_a_rank_whose_gradient_is_large_now_and_then_is_skipped_only_when_it_is_larger_than_before():
-    large = {60: 10.0, 61: 10.0, 100: 12.0, 140: 30.0}
+    large = {60: 10.0, 61: 10.0, 100: 12.0, 140: 30.0, 180: 9.0}
     looks = run(
-        range(1, 160),
+        range(1, 200),
         gradient_norm=lambda step: large.get(step, 2.0) / 2,
         rank_gradient_norm=lambda step: own(r1=large.get(step, 1.0 + 0.1 * (step % 3))),
     )
     assert told(acts_of(Spike(), looks)) == [(60, "skip", 1), (61, "skip", 1), (140, "skip", 1)]
+
+
+def test_several_ranks_with_large_gradients_are_no_ranks_fault_and_one_ranks_are_no_divergence():
+    rule = Spike()
+    assert acts_of(rule, [*run(range(1, 60)), look(60, gradient_norm=8.0, rank_gradient_norm=own(r1=12, r3=12))]) == []
+    assert acts_of(rule, [look(61, gradient_norm=5.0, rank_gradient_norm=own(r1=10.0))])
+    assert not rule.newest_was_bad()
+    assert acts_of(rule, [look(62, loss=5.0)]) and rule.newest_was_bad()
 
 
 def test_from_the_first_step_on_ranks_are_compared_with_one_another():
@@ -115,8 +123,8 @@ def test_after_going_back_the_levels_are_learnt_anew():
     assert acts_of(rule, run(range(50, 100), loss=lambda step: 4.0)) == []
 
 
-def test_the_foremost_rank_is_measured_against_the_median_of_the_others():
-    assert foremost(np.array([1.0, 8.0, 2.0, 4.0])) == (1, pytest.approx(math.log(4)))
+def test_the_foremost_rank_is_measured_against_the_next():
+    assert foremost(np.array([1.0, 8.0, 2.0, 4.0])) == (1, pytest.approx(math.log(2)))
     assert foremost(np.array([NAN, 8.0, 0.0, INF])) == (-1, -INF)
     assert foremost(np.array([5.0, NAN, 1.0])) == (0, pytest.approx(math.log(5)))
 

@@ -18,14 +18,15 @@ LOSS_RISE, LEAST_LOSS_RISE = 0.1, 0.05
 NORM_RISE, NORM_ALONE = math.log(3), math.log(20)
 """Nor is a gradient less than three times the usual one; twenty times, where the loss has not risen: clipping sees to
 it. At the end of the warm-up a healthy run had gradients 8 times the usual one, with losses as before."""
-OWN_RISE, EARLY_RISE = math.log(5), math.log(8)
-"""Nor a rank's own gradient less than five times the others' (eight, before the usual norm is known): its samples may
-be harder than theirs."""
+OWN_RISE = math.log(6)
+"""Nor a rank's own gradient less than six times the next rank's: its samples may be harder than theirs."""
 OWN_LIMIT, LEAST_OWN_RISE = 6.0, 0.5
 """z of a rank's own gradient, which needs the global one's word besides, and the rise that never has it."""
 GREATER = math.log(2)
-"""A rank's own gradient must exceed those that were skipped long before by so much: a small batch can have a gradient 12
-or 16 times the others' with an ordinary loss, at some steps in a thousand. Skipping all of them would be a habit."""
+"""A rank's own gradient must exceed those skipped long before by so much: where the learning rate is highest, a small
+batch can have a gradient 12 times the others' with an ordinary loss. Skipping all of them would be a habit."""
+UNEXPLAINED = math.log(1.5)
+"""Of the rise of the global gradient beyond what one rank's can have added: more was not that rank alone."""
 ALONE = 15.0
 """z from which a loss or norm is a spike by itself; from LIMIT on where the other one has risen too: ..."""
 NORM_TOO, LOSS_TOO = 2.5, 5.0
@@ -33,7 +34,7 @@ NORM_TOO, LOSS_TOO = 2.5, 5.0
 LEAST_NORM_TOO, LEAST_LOSS_TOO = math.log(1.2), 0.02
 """... and the rises they have at least, the loss's as a share of it."""
 NAMED = math.log(2.5)
-"""From so many times the others' on, a rank is named for a spike of the global loss or gradient."""
+"""From so many times the next rank's on, a rank is named for a spike of the global loss or gradient."""
 MOST, WITHIN = 3, 20
 """So many steps within so many are skipped at most; further spikes are `divergence`'s business."""
 ACCEPTED = 6
@@ -44,19 +45,20 @@ class Spike(Rule):
     """Skips a step whose loss or gradient stands far above those before, and names the rank whose gradient stands out.
 
     Looks at: the global loss, the logarithm of the global gradient norm, and the logarithm of the largest rank's own
-    gradient norm over the median of the others' at this step.
+    gradient norm over the next rank's at this step.
     Statistic: the rise over the median of the 15 values before, in robust standard deviations (1.4826 times the median
     absolute deviation of the newest 64 changes from step to step, over the square root of two; Hampel 1974, JASA 69;
-    von Neumann et al. 1941; Iglewicz & Hoaglin 1993; health/level.py tells why): z of 15, or of 10 where
-    loss and gradient rise together; in any case a loss 10 % higher or a gradient 3 times as large, 20 times without the
-    loss. A rank's gradient:
-    z of 6 and 5 times the others', where it also moves the global one: by half of what it must add to it at least, and
-    by 2.5 deviations. What is found never enters the window. Only rises count, against the level of few steps: so
-    neither the steep fall of early training nor the warm-up hides a spike or looks like one.
+    von Neumann et al. 1941; Iglewicz & Hoaglin 1993; health/level.py tells why): z of 15, or of 10 where loss and
+    gradient rise together; in any case a loss 10 % higher or a gradient 3 times as large, 20 times without the loss. A
+    rank's own gradient: z of 6 and 6 times the next rank's, where it is what moves the global one: by half of what it
+    must add to it at least, by no more than it can add, and by 2.5 deviations. What is found never enters the window.
+    Only rises count, against the level of few steps: so neither the steep fall of early training nor the warm-up hides
+    a spike or looks like one.
     False alarms: designed for less than one in a million steps; a rank's own gradient apart, of which small batches
-    have large ones: each must be twice the largest skipped 20 steps or more before, so these are few in a run.
-    Found: at the step itself, before its update, from the 20th step of an attempt on; a rank's gradient, 8 times the
-    others', from the first. At most 3 within 20 steps are skipped; after 6 more the level counts as new.
+    have large ones: each must be twice the largest skipped 20 steps or more before, so these are few in a run, and
+    they are nothing to `divergence`.
+    Found: at the step itself, before its update, from the 20th step of an attempt on; a rank's gradient, 6 times the
+    next one's, from the first. At most 3 within 20 steps are skipped; after 6 more the level counts as new.
     """
 
     name = "spike"
@@ -69,7 +71,7 @@ class Spike(Rule):
         self._step, self._further = 0, 0
 
     def newest_was_bad(self) -> bool:
-        """Whether the newest look was such a step."""
+        """Whether the newest look was such a step; a rank's own gradient alone does not count."""
         return self._found
 
     def look(self, look: Look) -> list[Act]:
@@ -84,7 +86,7 @@ class Spike(Rule):
         if not reasons:
             self._learn(look.loss, norm, own)
             return []
-        self._found = True
+        self._found = set(reasons) != {"own"}
         if len(self._skipped) == MOST and look.step - self._skipped[0] < WITHIN:
             self._further += 1
             if self._further >= ACCEPTED:
@@ -92,7 +94,7 @@ class Spike(Rule):
             return []
         self._further = 0
         self._skipped.append(look.step)
-        if set(reasons) == {"own"}:
+        if not self._found:
             self._own_skipped.append((look.step, own))
         return [self._skip(look, reasons, rank, own)]
 
@@ -110,19 +112,21 @@ class Spike(Rule):
             alone = z >= ALONE and rises[1] >= NORM_ALONE
             if alone or z >= LIMIT and self._loss_too(rises[0]):
                 found["gradient"] = z
-        least = max(
-            (seen + GREATER for step, seen in self._own_skipped if step <= look.step - WITHIN), default=OWN_RISE
-        )
+        before = [seen + GREATER for step, seen in self._own_skipped if step <= look.step - WITHIN]
+        least = max(before, default=OWN_RISE)
         if own >= least and (z := self._z_of_own(own, rises[1], look.ranks)) >= OWN_LIMIT:
             found["own"] = z
         return found
 
     def _z_of_own(self, own: float, rise: float, ranks: int) -> float:
-        """Of a rank's own gradient, exp(own) times the others'; 0 where it hardly moves the global one."""
+        """Of a rank's own gradient, exp(own) times the others'; 0 where it isn't what moves the global one."""
         if not (self._own.ready and self._norm.ready):
-            return own / EARLY_RISE * OWN_LIMIT
-        must_add = math.log1p((math.exp(min(700.0, own)) - 1) / ranks)  # where all point the same way; else it is more
-        if rise < must_add / 2 or not self._norm_too(rise):
+            return own / OWN_RISE * OWN_LIMIT
+        times = math.exp(min(300.0, own))
+        must_add = math.log1p((times - 1) / ranks)  # where all point the same way
+        can_add = math.log1p((times * times - 1) / ranks) / 2  # where they are perpendicular
+        unexplained = max(UNEXPLAINED, NORM_TOO * self._norm.deviation)
+        if not must_add / 2 <= rise <= can_add + unexplained or not self._norm_too(rise):
             return 0.0
         return self._own.z(self._own.rise(own), LEAST_OWN_RISE * LIMIT / OWN_LIMIT)
 
@@ -155,7 +159,9 @@ class Spike(Rule):
             said.append(f"a gradient of {look.gradient_norm:.3g} where {usual:.3g} was usual")
         if look.ranks > 1 and named != NOBODY:
             where = f" on {host}" if (host := node_of(look, rank)) else ""
-            said.append(f"the own gradient of rank {rank}{where} is {math.exp(min(700.0, own)):.3g} times the others'")
+            said.append(
+                f"the own gradient of rank {rank}{where} is {math.exp(min(700.0, own)):.3g} times the next rank's"
+            )
         elif look.ranks > 1:
             said.append("no rank's own gradient stands out")
         figures |= {f"z_{what}": z for what, z in reasons.items()}
@@ -189,15 +195,12 @@ def loss_spikes(losses: Iterable[float]) -> list[int]:
 
 
 def foremost(norms: np.ndarray) -> tuple[int, float]:
-    """The rank with the largest norm, and the logarithm of how many times the median of the others' it is. Pure.
+    """The rank with the largest norm, and the logarithm of how many times the next one's it is. Pure.
 
     NOBODY and minus infinity where fewer than two are positive numbers.
     """
-    known = [(norm, -rank) for rank, norm in enumerate(norms.tolist()) if 0 < norm < math.inf]
+    known = sorted((norm, -rank) for rank, norm in enumerate(norms.tolist()) if 0 < norm < math.inf)
     if len(known) < 2:
         return NOBODY, -math.inf
-    known.sort()
-    others, (largest, rank) = known[:-1], known[-1]
-    half = len(others) // 2
-    middle = others[half][0] if len(others) % 2 else (others[half - 1][0] + others[half][0]) / 2
-    return -rank, math.log(largest / middle)
+    (next_one, _), (largest, rank) = known[-2:]
+    return -rank, math.log(largest / next_one)
