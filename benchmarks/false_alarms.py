@@ -87,7 +87,7 @@ def recorded(run: Path) -> list[Look]:
             loss=float(of["loss"][n]),
             gradient_norm=float(of["gradient_norm"][n]),
             learning_rate=float(of["learning_rate"][n]),
-            finite=np.full(ranks, 1.0 - metrics["training/skipped"][n]),
+            finite=np.full(ranks, float(np.isfinite(of["gradient_norm"][n]))),
             rank_loss=unknown[n],
             rank_gradient_norm=own[n],
             rank_step_s=times[n - 1] if n else unknown[n],
