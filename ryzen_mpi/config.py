@@ -140,8 +140,9 @@ class Model(Section):
 class Hardware(Section):
     """How the machine is used."""
 
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Precision of the computation; weights and moments stay float32 under bfloat16."""
+    dtype: Literal["float32", "bfloat16", "float64", "auto"] = "float32"
+    """Precision of the computation; weights and moments stay float32 under bfloat16. `auto`, when settings are loaded:
+    bfloat16 where this processor has instructions for it, else float32, which is many times as fast there."""
     gradient_checkpoint: bool = False
     """Recompute a layer's activations in backward instead of keeping them."""
     zero_stage: Literal[0, 1, 2] = 0

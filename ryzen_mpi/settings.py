@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from ryzen_mpi.config import Settings
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.processor import quickest_dtype
 
 PROFILES = Path(__file__).parent / "profiles"
 DEFAULT_PROFILE = "default"
@@ -53,9 +54,13 @@ def load_settings(
 def build_settings(tree: Mapping[str, Any], source: str) -> Settings:
     """`tree` checked against the models; `source` is named in the error. Raises UserError."""
     try:
-        return Settings.model_validate({key: {} if part is None else part for key, part in tree.items()})
+        settings = Settings.model_validate({key: {} if part is None else part for key, part in tree.items()})
     except ValidationError as error:
         raise _readable(error, source) from None
+    if settings.hardware.dtype != "auto":
+        return settings
+    hardware = settings.hardware.model_copy(update={"dtype": quickest_dtype()})
+    return settings.model_copy(update={"hardware": hardware})
 
 
 def dump_settings(settings: Settings) -> str:

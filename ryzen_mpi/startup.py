@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from ryzen_mpi.cluster.world import World
 from ryzen_mpi.config import Settings
 from ryzen_mpi.console import Console
 from ryzen_mpi.errors import UserError
+from ryzen_mpi.processor import has_bfloat16
 from ryzen_mpi.rundir import RunDirectory, new_run_path
 from ryzen_mpi.settings import dump_settings
 from ryzen_mpi.units import bytes_text, count_text
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
 
 
 def check_processes(world: World, settings: Settings) -> None:
-    """Raises UserError, on all ranks alike, where there are too few ranks or too small a batch for them."""
+    """Raises UserError, on all ranks alike, where there are too few ranks or too small a batch for them, or where their
+    processors want to compute in different precisions (hardware.dtype=auto). Collective."""
+    dtypes = world.exchange.allgather(settings.hardware.dtype)
+    if len(set(dtypes)) > 1:
+        raise UserError(
+            f"hardware.dtype=auto is {dtypes[0]} on rank 0 and another on rank {_first_other(dtypes)}: nodes differ",
+            "say which: hardware.dtype=float32 works on all",
+        )
     least = settings.distributed.min_processes
     if world.size < least:
         raise UserError(
@@ -44,6 +53,10 @@ def check_processes(world: World, settings: Settings) -> None:
             f"training.global_batch={batch} is less than one sample a rank for {world.size * virtual} ranks",
             f"at least {world.size * virtual}",
         )
+
+
+def _first_other(values: Sequence[str]) -> int:
+    return next(rank for rank, value in enumerate(values) if value != values[0])
 
 
 def check_memory(world: World, settings: Settings, domains: int) -> str:
@@ -157,6 +170,16 @@ def _ranks(world: World, settings: Settings) -> str:
     return f"{virtual} virtual ranks" if virtual > 1 else f"{world.size} ranks"
 
 
+def _precision(settings: Settings) -> str:
+    """What is computed in, and what the processor makes of it."""
+    dtype, native = settings.hardware.dtype, has_bfloat16()
+    if dtype == "bfloat16":
+        how = "" if native else "; this processor has no instructions for it: float32 is many times as fast"
+        return f"bfloat16 compute, float32 master weights and moments (hardware.dtype{how})"
+    how = "; this processor has no instructions for bfloat16" if dtype == "float32" and not native else ""
+    return f"{dtype} throughout (hardware.dtype{how})"
+
+
 def show(
     console: Console,
     world: World,
@@ -167,12 +190,7 @@ def show(
     facts: list[tuple[str, str]],
 ) -> None:
     """The start-up tables, each value with its reason. Rank 0 prints."""
-    model, hardware = settings.model, settings.hardware
-    precision = {
-        "bfloat16": "bfloat16 compute, float32 master weights and moments (hardware.dtype)",
-        "float32": "float32 throughout (hardware.dtype)",
-        "float64": "float64 throughout (hardware.dtype)",
-    }[hardware.dtype]
+    model = settings.model
     shape = (
         f"{model.num_layers} layers, width {model.embedding_dim}, {model.num_heads} heads, feed-forward "
         f"{model.feed_forward_dim}, vocabulary {model.vocab_size}, {model.seq_length} tokens a sample"
@@ -184,7 +202,7 @@ def show(
             "backend",
             f"{group.description}, store {group.store_address}, timeout {group.timeout_s:g} s",
         ),
-        ("precision", precision),
+        ("precision", _precision(settings)),
         ("model", shape),
         *facts,
         ("run directory", str(run.path)),

@@ -28,8 +28,13 @@ class Hands:
 
     def __init__(self, step: TrainingStep, host: str) -> None:
         self.step, self.host = step, host
+        self._threads = torch.get_num_threads()
         self.longest_s = PAUSE_SHARE * step.settings.distributed.timeout_s
         self.stop = False
+
+    def begin(self) -> None:
+        """Training goes on after going back: rules that know nothing of fewer threads find all of them."""
+        torch.set_num_threads(self._threads)
 
     def carry_out(self, act: Act) -> str:
         """Does what `act` asks of this rank; says what that was, for people. Going back is the caller's."""
@@ -55,8 +60,8 @@ class Hands:
         return "saving and stopping"
 
     def _fewer_threads(self, act: Act) -> str:
-        if act.node == self.host:
-            torch.set_num_threads(max(1, int(act.figures["threads"])))
+        if act.node == self.host:  # the figure is that of the node's rank that has most
+            torch.set_num_threads(min(self._threads, max(1, int(act.figures["threads"]))))
         return f"{act.figures['threads']} threads a rank on that node"
 
     _all_threads = _fewer_threads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -72,6 +73,8 @@ class Watch:
 
     def begin(self, step: int) -> None:
         """Training goes on from `step`, after going back."""
+        self.hands.begin()
+        self.monitor.given = replace(self.monitor.given, micro_batch=self.likeness.step.micro_batch)
         self.monitor.begin(step)
 
     def figures(self) -> dict[str, float]:
@@ -98,6 +101,11 @@ def watch_over(world: World, step: TrainingStep, gauges: Gauges, beacon: Beacon)
     hosts, threads = zip(*told, strict=True)
     if step.ranks != world.size:  # virtual ranks, all in this process
         hosts, threads = hosts * step.ranks, threads * step.ranks
-    step.gauges, step.beats = gauges.newest, lambda: (beacon.reading().beats, gauges.taken)
+
+    def beats() -> tuple[float, float, float]:
+        said = beacon.reading()
+        return said.beats, gauges.taken, said.saved
+
+    step.gauges, step.beats = gauges.newest, beats
     gauges.start()
     return Watch(world, step, hosts, threads, gauges)

@@ -39,6 +39,7 @@ class Row:
         clock_s: its monotonic clock.
         step_s, communication_s, reduce_s: of the step before, which is the newest it can know.
         beats, looks: signs of life it has given, and looks it has taken at its machine.
+        saved: step of the newest checkpoint it knows to be on disk (rank 0 does); -1 where it knows of none.
         rss_bytes: resident memory now.
         cpu_share: CPU seconds per wall second since the row before.
         gauges: the newest look at its machine (cluster.gauges.NAMES).
@@ -59,6 +60,7 @@ class Row:
     reduce_s: float = math.nan
     beats: float = math.nan
     looks: float = 0.0
+    saved: float = -1.0
     rss_bytes: float = 0.0
     cpu_share: float = math.nan
     gauges: Sequence[float] = UNKNOWN
@@ -108,6 +110,7 @@ class Table:
     reduce_s: np.ndarray
     beats: np.ndarray
     looks: np.ndarray
+    saved: np.ndarray
     rss_bytes: np.ndarray
     cpu_share: np.ndarray
 

@@ -26,7 +26,8 @@ class Look:
         rank_loss: rank array, each rank's mean loss over its own samples.
         rank_gradient_norm: rank array, of each rank's own gradient before reduction, an estimate.
         rank_step_s, rank_communication_s: rank arrays, of the step before.
-        gauges: rank arrays by name (cluster.gauges), of the newest look at each rank's machine.
+        gauges: rank arrays by name (cluster.gauges), of the newest look at each rank's machine; and `checkpoint_step`,
+            of the newest checkpoint that the rank knows of, -1 for none.
         hosts: name of each rank's node.
         weights: of each rank, a number made from all bits of its weights; None where they were not compared.
         compared: the step whose weights `weights` are of.

@@ -109,8 +109,8 @@ class TrainingStep:
 
     Attributes:
         judge: says before every update whether it must be left out.
-        gauges, beats: give the newest look at this rank's machine, and how many signs of life it has given and looks
-            it has taken.
+        gauges, beats: give the newest look at this rank's machine; and how many signs of life it has given, how many
+            looks it has taken, and the step of the newest checkpoint it knows of.
         hosts: name of each rank's node, for the judge.
         micro_batch: samples in one; may be made smaller between steps, on all ranks alike: the step's result stays
             the same but for rounding.
@@ -130,7 +130,7 @@ class TrainingStep:
     ) -> None:
         self.judge: Judge = judge or Calm()
         self.gauges: Callable[[], Sequence[float]] = lambda: UNKNOWN
-        self.beats: Callable[[], tuple[float, float]] = lambda: (math.nan, 0.0)
+        self.beats: Callable[[], tuple[float, float, float]] = lambda: (math.nan, 0.0, -1.0)
         self.hosts: Sequence[str] = ()
         self.micro_batch = settings.training.batch_size
         self.settings, self.source, self.rank, self.ranks, self.group = settings, source, rank, ranks, group
@@ -220,7 +220,7 @@ class TrainingStep:
             rank_gradient_norm=np.sqrt(table.own_square),
             rank_step_s=table.step_s,
             rank_communication_s=table.communication_s,
-            gauges=table.gauges,
+            gauges=table.gauges | {"checkpoint_step": table.saved},
             hosts=self.hosts,
         )
 

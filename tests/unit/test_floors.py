@@ -18,7 +18,19 @@ FLOORS = (
     *("__main__", "cli", "commands", "supervise", "train", "finish", "startup"),
     *("watch", "report", "validation", "scaling", "supervisor", "health"),
     *("training", "bench", "metrics", "data", "model", "comm", "cluster"),
-    *("settings", "config", "rundir", "sealing", "figures", "console", "beacon", "units", "errors", "__init__"),
+    *(
+        "settings",
+        "config",
+        "rundir",
+        "sealing",
+        "figures",
+        "console",
+        "beacon",
+        "processor",
+        "units",
+        "errors",
+        "__init__",
+    ),
 )
 HEAVY = {"torch", "mpi4py.MPI", "h5py", "scipy", "tokenizers", "rich", "pydantic", "numpy", "psutil", "starlette"}
 

@@ -151,7 +151,7 @@ def test_an_unknown_section_is_named_with_the_nearest():
         ("training.learning_rate=.inf", "number > 0"),
         ("model.dropout=1.0", ">= 0 and < 1"),
         ("model.tied_head=maybe", "boolean"),
-        ("hardware.dtype=float16", "float32, bfloat16, float64"),
+        ("hardware.dtype=float16", "float32, bfloat16, float64, auto"),
         ("hardware.zero_stage=3", "0, 1, 2"),
         ("distributed.init_method=udp://x", "tcp://"),
         ("distributed.master_port=70000", "<= 65535"),
