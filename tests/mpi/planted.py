@@ -16,7 +16,7 @@ gil:R@K      rank R waits in step K, for ever, without letting the interpreter's
 forget:all   the optimiser's moments are zero before the first step
 nan:R@K,..   rank R's gradient has a NaN in its first parameter in the steps K, ...
 large:R@K,.. rank R's gradient is ten times what it is in the steps K, ...
-data:R@P,..  the same in the steps whose first samples are the stream's P, ...
+data:R@P,..  rank R's gradient has a NaN in the steps whose first samples are the stream's P, ...
 ulp:R@K      an element of rank R's weights is moved by one unit in the last place after step K, the first time
 flip:R@K     a high bit of an element of rank R's weights is flipped after step K, the first time
 always:R@K   as ulp, whenever step K is trained
@@ -99,9 +99,9 @@ def steps_of(name: str, step: TrainingStep) -> list[int]:
 def forward_backward(self: TrainingStep, *arguments):
     number, parameters = self.progress.step + 1, list(self.model.parameters())
     hooks = []
-    if number in steps_of("large", self) or self.progress.samples in steps_of("data", self):
+    if number in steps_of("large", self):
         hooks = [parameter.register_hook(lambda gradient: 10 * gradient) for parameter in parameters]
-    if number in steps_of("nan", self):
+    if number in steps_of("nan", self) or self.progress.samples in steps_of("data", self):
         hooks = [parameters[0].register_hook(lambda gradient: gradient * float("nan"))]
     began = time.perf_counter()
     part = original_backward(self, *arguments)

@@ -81,7 +81,7 @@ def test_the_disturbed_run_ends_with_the_loss_of_the_undisturbed_one(undisturbed
     assert steps["training/skipped"].sum() == 2 == summary(disturbed[0])["skipped_steps"]
 
 
-def test_spikes_in_a_row_lower_the_rate_and_then_go_back_round_the_data(tmp_path, undisturbed):
+def test_bad_steps_in_a_row_lower_the_rate_and_then_go_back_round_the_data(tmp_path, undisturbed):
     folder = tmp_path / "run"
     batch = 18
     faults = "data:1@" + ",".join(str(batch * (step - 1)) for step in (61, 63, 65, 91, 93, 95))
