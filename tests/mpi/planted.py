@@ -20,7 +20,7 @@ data:R@P,..  rank R's gradient has a NaN in the steps whose first samples are th
 ulp:R@K      an element of rank R's weights is moved by one unit in the last place after step K, the first time
 flip:R@K     a high bit of an element of rank R's weights is flipped after step K, the first time
 always:R@K   as ulp, whenever step K is trained
-slow:R@K     rank R computes five times as long from step K on
+slow:R@K     rank R computes five times as long, and 0.7 s longer, from step K on
 
 `what#E:…` is planted in the supervisor's attempt E alone.
 """
@@ -106,7 +106,7 @@ def forward_backward(self: TrainingStep, *arguments):
     began = time.perf_counter()
     part = original_backward(self, *arguments)
     if [first for first in steps_of("slow", self) if number >= first]:
-        time.sleep(4 * (time.perf_counter() - began) + 0.3)
+        time.sleep(4 * (time.perf_counter() - began) + 0.7)
     for hook in hooks:
         hook.remove()
     return part

@@ -114,7 +114,7 @@ def test_among_two_ranks_the_replay_names_the_one(tmp_path):
 
 def test_a_rank_five_times_slower_is_named_within_ten_steps(tmp_path):
     folder = tmp_path / "run"
-    words = [*WORDS, "training.max_steps=70"]
+    words = [*WORDS, "training.max_steps=60"]
     run(mpirun(RANKS, *planted(folder, *words)), tmp_path, PLANTED="slow:1@40").succeeded()
     slow = acts(folder, "straggler")
     assert (slow[0]["rank"], slow[0]["kind"]) == (1, "warn") and 40 < slow[0]["step"] <= 52, slow
