@@ -138,13 +138,13 @@ def _places(ranks: dict[str, list[dict[str, Any]]]) -> Iterator[Place]:
         world = _figure(leader[-1], "ranks")
         if isinstance(world, int) and rank >= world:
             continue  # of an earlier, larger world
-        cpus, threads, memory = (_figure(newest, key) for key in ("cpus", "threads", "node_memory_bytes"))
+        cpus = _figure(newest, "cpus")
+        numbers = (_figure(newest, key) for key in ("threads", "node_memory_bytes", "total_steps"))
         yield Place(
             rank,
             clean(_label(newest, "node") or "an unnamed host"),
             _cpus(cpus),
-            threads if isinstance(threads, int) else None,
-            memory if isinstance(memory, int) else None,
+            *(number if isinstance(number, int) else None for number in numbers),
         )
 
 

@@ -78,13 +78,15 @@ class Restart:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank ran last: its host, cores and threads; None where the run did not record them."""
+    """Where a rank ran last: its host, cores and threads, and how many steps the run was to have; None where the run did
+    not record them."""
 
     rank: int
     host: str
     cpus: frozenset[int] | None = None
     threads: int | None = None
     node_memory_bytes: int | None = None
+    total_steps: int | None = None
 
 
 @dataclass(frozen=True)

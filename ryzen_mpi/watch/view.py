@@ -208,9 +208,10 @@ def _sections(content: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _total(facts: RunFacts) -> int | None:
-    """Steps of the whole run, where its settings or its summary say so."""
+    """Steps of the whole run, where its summary, its newest start or its settings say so."""
     for value in (
         (facts.complete or {}).get("steps"),
+        facts.places[0].total_steps if facts.places else None,
         (facts.settings.get("training") or {}).get("max_steps"),
     ):
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
