@@ -78,7 +78,7 @@ class Restart:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank ran last: its host, cores and threads, and how many steps the run was to have; None where the run did
+    """Where a rank ran last: its host, cores and threads, and how many steps the run was to have; None where it did
     not record them."""
 
     rank: int
