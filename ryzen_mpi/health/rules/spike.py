@@ -18,8 +18,8 @@ LOSS_RISE, LEAST_LOSS_RISE = 0.1, 0.05
 NORM_RISE, NORM_ALONE = math.log(6), math.log(20)
 """Nor is a gradient less than six times the usual one; twenty times, where the loss has not risen: clipping sees to
 it. At the end of the warm-up a healthy run had gradients 8 times the usual one, with losses as before."""
-OWN_RISE = math.log(7.5)
-"""Nor a rank's own gradient less than 7.5 times the next rank's: its samples may be harder than theirs."""
+OWN_RISE = math.log(6)
+"""Nor a rank's own gradient less than six times the next rank's: its samples may be harder than theirs."""
 OWN_LIMIT, LEAST_OWN_RISE = 6.0, 0.5
 """z of a rank's own gradient, which needs the global one's word besides, and the rise that never has it."""
 GREATER = math.log(2)
@@ -50,14 +50,14 @@ class Spike(Rule):
     absolute deviation of the newest 64 changes from step to step, over the square root of two; Hampel 1974, JASA 69;
     von Neumann et al. 1941; Iglewicz & Hoaglin 1993; health/level.py tells why): z of 15, or of 10 where loss and
     gradient rise together; in any case a loss 10 % higher or a gradient 6 times as large, 20 times without the loss. A
-    rank's own gradient: z of 6 and 7.5 times the next rank's, where it is what moves the global one: by half of what it
+    rank's own gradient: z of 6 and 6 times the next rank's, where it is what moves the global one: by half of what it
     must add to it at least, by no more than it can add, and by 2.5 deviations. What is found never enters the window.
     Only rises count, against the level of few steps: so neither the steep fall of early training nor the warm-up hides
     a spike or looks like one.
     False alarms: designed for less than one in a million steps; a rank's own gradient apart, of which small batches
     have large ones: each must be twice the largest skipped 20 steps or more before, so these are few in a run, and
     they are nothing to `divergence`.
-    Found: at the step itself, before its update, from the 20th step of an attempt on; a rank's gradient, 7.5 times the
+    Found: at the step itself, before its update, from the 20th step of an attempt on; a rank's gradient, 6 times the
     next one's, from the first. At most 3 within 20 steps are skipped; after 6 more the level counts as new.
     """
 
