@@ -64,8 +64,9 @@ def test_a_stray_signal_to_one_rank_ends_nothing(lab, table):
 
 
 def test_a_requeued_job_goes_on_at_its_step(lab, table):
-    # Steps of half a second: longer than what a launcher's daemon that is told to end leaves its ranks.
-    job = training(lab, "requeued", 40, words=("training.global_batch=1920", "training.save_interval=5"))
+    # Steps of a third of a second or more: longer than what a launcher's daemon that is told to end leaves its ranks (a
+    # quarter), and so short that the step, the saving and the leaving fit into the five seconds that Slurm leaves.
+    job = training(lab, "requeued", 60, words=("training.global_batch=1200", "training.save_interval=5"))
     lab.slurm("scontrol", "requeue", str(job.number))
     first, second = gone_on_at_the_saved_step(job)
     table("scontrol requeue", job, first, second)
