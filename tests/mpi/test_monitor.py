@@ -94,9 +94,8 @@ def test_bad_steps_in_a_row_lower_the_rate_and_then_go_back_round_the_data(tmp_p
     assert rates[70] < 0.6 * metrics(undisturbed)["training/learning_rate"][70]
     samples = metrics(folder)["training/samples"]
     assert max(samples[1:] - samples[:-1]) > batch  # round the window
-    assert (
-        summary(folder)["held_out"]["loss"] < metrics(folder)["training/loss"][55:60].min()
-    )  # it has gone on learning
+    before = metrics(folder)["training/loss"][55:60].min()
+    assert summary(folder)["held_out"]["loss"] < before  # it has gone on learning
 
 
 def test_a_difference_that_comes_again_in_the_replay_ends_the_run(tmp_path):
