@@ -48,7 +48,9 @@ def test_a_run_leaves_what_its_run_directory_promises(undisturbed):
         "checkpoints",
         "config.yaml",
         "events",
+        "logs",
         "metrics.h5",
+        "metrics.prom",
     }
     assert checkpoint_steps(path) == [300, 290, 280]  # training.keep_checkpoints
     summary = json.loads((path / "COMPLETE.json").read_text())

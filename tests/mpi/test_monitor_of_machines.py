@@ -185,7 +185,7 @@ def fill(path: Path) -> None:
 def test_a_run_is_spoilt_by_no_fault_that_is_only_to_be_told(tmp_path):
     """monitor.rules: a rule that may only warn changes nothing."""
     words = [*WORDS, "training.max_steps=60", "monitor.rules.spike=warn"]
-    run(mpirun(1, *planted(tmp_path / "run", *words)), tmp_path, PLANTED="large:0@40").succeeded()
+    run(mpirun(2, *planted(tmp_path / "run", *words)), tmp_path, PLANTED="large:1@40").succeeded()
     [act] = acts(tmp_path / "run", "spike")
     assert (act["kind"], act["figures"]["would"]) == ("warn", "skip")
     assert metrics(tmp_path / "run")["training/skipped"].sum() == 0
