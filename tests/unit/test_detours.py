@@ -1,6 +1,6 @@
 """What is gone round of the sample stream: how many steps are left, and that walking them takes as many."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ryzen_mpi.training.detours import Detours
@@ -33,6 +33,7 @@ def test_a_window_up_to_the_end_ends_the_training_before_it():
     assert walked(detours, 70, 10) == [70] and detours.steps_left(70, 10) == 1 and detours.steps_left(80, 10) == 0
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 300),
     st.integers(1, 40),

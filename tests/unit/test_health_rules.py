@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from health_looks import gauges, look
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from looks import SAVE, Scene, healthy
@@ -95,7 +95,7 @@ def wild_looks(draw):
 
 
 @given(wild_looks())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.filterwarnings("error")
 def test_whatever_is_looked_at_rules_answer_alike_and_in_json(looks):
     once, again = ([json.dumps(act.document(), allow_nan=False) for act in judged(looks)] for _ in range(2))
