@@ -65,22 +65,20 @@ def close_run(
     """Tells how it went; writes COMPLETE.json last, where the run reached its end. Collective."""
     peaks = world.exchange.allgather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     name, reached = ending.signal, step.progress.step
-    if name:
+    if name:  # no summary: it imports SciPy, seconds of the five that Slurm gives a requeued job to leave
         after_s = ending.saved_after_s
         tools.events.event("stop", f"stopped by {name}", step=reached, signal=name, saved_after_s=after_s)
-    else:
-        tools.events.event("end", "reached its end", step=reached)
-    summary = summarise(world, settings, step, tools, ending, peaks)
-    if name:
         console.line(
             f"stopped by {name} after step {reached} of {ending.total_steps}; saved in "
             f"{run.checkpoints}. Go on with: --run-dir {run.path}"
         )
     else:
+        tools.events.event("end", "reached its end", step=reached)
         if settings.data.source == "text":
             console.line(f"\nthe model goes on from {PROMPT!r}:")
             if world.is_leader:
                 console.line(sample_text(step))
+        summary = summarise(world, settings, step, tools, ending, peaks)
         show_summary(console, summary, run)
     tools.close_records()
     if not name:
