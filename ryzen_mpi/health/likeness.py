@@ -64,6 +64,7 @@ class Likeness:
         self._open[number] = Seen(vector, tuple(rows))
         told = "; ".join(self._told(row, number) for row in rows)
         figures = {"ulp": max(row.ulp for row in rows), "elements": sum(row.elements for row in rows)}
+        figures["cost_s"] = self.cost_s
         for act in acts:
             self.monitor.add(replace(act, evidence=f"{act.evidence}: {told}", figures={**act.figures, **figures}))
         return self.monitor.settings.rules.sync != "act"
