@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -60,12 +61,12 @@ class Hdf5Sink:
         try:
             self._disk = _prepared(self.path, world_size, layer_names, report)
             self._file = h5py.File(self._disk, "r+")
+            # Also for a sink that nobody closes: HDF5 that closes its file after the interpreter's end is a SIGSEGV.
+            self._release = weakref.finalize(self, _released, self._file, self._disk)
             try:
                 self._begin(resume_step, run or {}, events)
-            except BaseException:  # HDF5 must not find a file to close at the interpreter's exit: that ends in SIGSEGV
-                with contextlib.suppress(Exception):
-                    self._file.close()
-                self._disk.close()
+            except BaseException:
+                self._release()
                 raise
         except OSError as error:
             raise _refusal(self.path, error) from error
@@ -113,7 +114,7 @@ class Hdf5Sink:
                 self._file.close()
                 with contextlib.suppress(OSError):  # a full disk: the file stays as it was settled last
                     self._disk.settle()
-                self._disk.close()
+                self._release()
 
     def _cut(self, step: int) -> None:
         """The tables as they were after `step`."""
@@ -149,6 +150,13 @@ class Hdf5Sink:
         varied = [record for record in steps if record.gradient_variance is not None]
         for table, records in zip(self._tables.values(), (steps, varied, evaluations, samples), strict=True):
             table.append([record for record in records if record.step > table.last_step])
+
+
+def _released(file: h5py.File, disk: SafeFile) -> None:
+    """Closes both as they are, without what is not settled; harmless when repeated."""
+    with contextlib.suppress(Exception):
+        file.close()
+    disk.close()
 
 
 def _until(rows: dict[int, Record], step: int) -> dict[int, Record]:
