@@ -132,25 +132,33 @@ def against_nothing_watched(world, settings, source, options) -> dict:
     with closing(Gauges(settings.monitor.sample_s)) as gauges:
         watch = watch_over(world, step, gauges, open_beacon())
         tools = open_tools(world, settings, run, Console(world.is_leader), step, "none", "benchmark", watch.figures)
-        recording: list[float] = []
+        recording: list[tuple[float, float]] = []
 
         def watched() -> None:
-            outcome, began = step.run(), time.perf_counter()
+            outcome, began, cpu = step.run(), time.perf_counter(), time.thread_time()
             tools.recorder.step(outcome, batch)
             watch.after(tools, saving=False)
-            recording.append(time.perf_counter() - began)
+            recording.append((time.perf_counter() - began, time.thread_time() - cpu))
 
         sides = {"watched": watched, "bare": bare.run}
+        began = time.perf_counter()
         seconds = slowest(alternate(sides, options.rounds, options.steps, dist.barrier), world)
+        whole = time.perf_counter() - began
         tools.close_records()
         look_s = gauges.cost_s
     shutil.rmtree(folder, ignore_errors=True)
     # the record of a step is part of that step's own time on rank 0, and of the next step's on the others
     figures = {f"{name}_samples_per_s": common.rate(values, batch) for name, values in seconds.items()}
     figures["watched_over_bare"] = common.ratio(seconds["watched"], seconds["bare"], options.rounds)
-    figures["share_outside_the_step"] = sum(recording[2 * options.steps :]) / sum(seconds["watched"])
+    outside, of_cpu = (sum(column[2 * options.steps :]) for column in zip(*recording, strict=True))
+    # Health checks are made by the clock: here all of them fall on the watched half of the time.
+    checks = watch.checks.spent_s
+    figures["share_outside_the_step"] = outside / sum(seconds["watched"])
+    figures["share_of_cpu_outside_the_step"] = of_cpu / sum(seconds["watched"])
+    figures["share_in_health_checks"] = checks / whole
+    figures["share_in_recorder_and_rules"] = (outside - checks) / sum(seconds["watched"])
     figures["share_of_a_core_in_gauges"] = max(world.exchange.allgather(look_s / settings.monitor.sample_s))
-    return figures | {"acts": float(watch.monitor.acts_taken), "health_checks_s": watch.checks.spent_s}
+    return figures | {"acts": float(watch.monitor.acts_taken)}
 
 
 def main() -> None:
