@@ -118,17 +118,26 @@ def run() -> dict:
         return stat(title, text, [Query(f"max by (run) ({prometheus_name(SIGNALS[name])}{RUN})")], unit, **more)
 
     age = f"run:ryzen_mpi_step_age_seconds:min{RUN}"
+    speed = f"max by (run) (ryzen_mpi_tokens{RUN} / ryzen_mpi_step_seconds{RUN})"
+    over_a_minute = f"max by (run) (rate(ryzen_mpi_attempt_tokens_total{RUN}[1m]))"
+    saved = f"(ryzen_mpi_last_sample_timestamp_seconds{RUN} - ryzen_mpi_checkpoint_age_seconds{RUN})"
+    unsaved = f"time() - max by (run) {saved}"
     wrong = f"max by (run) (ryzen_mpi_attempt_not_finite_steps_total{RUN})"
     panels = [
         newest("step", "step"),
         newest("loss", "loss"),
         newest("held-out loss", "held_out_loss"),
-        stat("tokens/s", "over 5 min", [Query(f"run:ryzen_mpi_tokens:rate5m{RUN}")], "short"),
+        stat("tokens/s", "of the newest step", [Query(speed)], "short"),
         newest("ranks", "ranks"),
         stat("newest step", "time since its end", [Query(age)], "s"),
-        newest("newest checkpoint", "checkpoint_age_s", "s"),
+        stat("newest checkpoint", "since it was on disk, or since the start", [Query(unsaved)], "s"),
         stat("not finite", STEP_COUNTERS["ryzen_mpi_attempt_not_finite_steps"], [Query(wrong)], "short"),
-        timeseries("tokens/s", "over 5 min", [Query(f"run:ryzen_mpi_tokens:rate5m{RUN}", "all ranks")], "short"),
+        timeseries(
+            "tokens/s",
+            "of a step; and over a minute, with all that lies between steps",
+            [Query(speed, "a step"), Query(over_a_minute, "over a minute")],
+            "short",
+        ),
         timeseries(
             "work, each rank",
             "what a rank takes without waiting for others, over the median of the ranks",

@@ -15,6 +15,8 @@ _TONES = {
     **dict.fromkeys(("stop", "stopped", "warned", "stray-signal", "rollback", "back", "marker"), "warn"),
     **dict.fromkeys(("end", "complete", "checkpoint"), "good"),
 }
+_OWN = ("failure", "checkpoint_failed")
+"""What tells of the very rank that wrote it down."""
 _NAMES = {
     "checkpoint_failed": "save failed",
     "stray-signal": "signal",
@@ -30,18 +32,30 @@ def timeline(
     """The newest MOST_EVENTS, newest first.
 
     Each has "time" (seconds since 1970), "kind" (a word), "tone", "who", "step" (or None), "text" and "evidence".
-    The starts of all ranks are one.
+    The starts of all ranks are one, and so is what a rank says in the words of rank 0.
     """
     rows = []
+    said = {_saying(event) for event in events.get("rank-0000", ())}
     for name, log in events.items():
         if name.startswith("rank-") and name != "rank-0000":
-            log = [event for event in log if event["event"]["action"] not in ("start", "end", "stop")]
+            log = [event for event in log if not _said_by_rank_0(event, said)]
         rows += [_row(name, event) for event in log[-2 * MOST_EVENTS :]]
     rows += [
         {"time": when, "kind": "checkpoint", "tone": "good", "who": "", "step": step, "text": "saved", "evidence": ""}
         for step, when in checkpoints
     ]
     return sorted(rows, key=lambda row: row["time"])[: -MOST_EVENTS - 1 : -1]  # of one moment: the last written first
+
+
+def _saying(event: dict[str, Any]) -> tuple[str, str]:
+    return event["event"]["action"], str(event.get("message", ""))
+
+
+def _said_by_rank_0(event: dict[str, Any], said: set[tuple[str, str]]) -> bool:
+    action = event["event"]["action"]
+    if action in _OWN:
+        return False
+    return action in ("start", "end", "stop", "health_check") or _saying(event) in said
 
 
 def _row(log: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +86,7 @@ def _row(log: str, event: dict[str, Any]) -> dict[str, Any]:
 def _who(log: str, figures: Mapping[str, Any], event: dict[str, Any]) -> str:
     """The rank and node that an event is about; else whose log it stands in."""
     rank, node = figures.get("rank"), figures.get("node")
-    if rank is None and log.startswith("rank-") and event["event"]["action"] in ("failure", "checkpoint_failed"):
+    if rank is None and log.startswith("rank-") and event["event"]["action"] in _OWN:
         rank = int(log[5:]) if log[5:].isdigit() else None
         labels = event.get("labels")
         node = node or (labels.get("node") if isinstance(labels, dict) else None)

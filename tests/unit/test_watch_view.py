@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -307,3 +308,25 @@ def test_health_checks_leave_room_for_what_happened(tmp_path):
     log.close()
     events = answers.one_run(watched(tmp_path / "run"))["events"]
     assert [(event["kind"], event["step"]) for event in events] == [("health check", 199), ("start", 0)]
+
+
+def test_what_all_ranks_say_is_told_once_and_what_befell_one_is_told_of_it(tmp_path):
+    for rank in range(3):
+        with closing(EventLog(tmp_path / "events", rank, {"node": "n1"})) as log:
+            log.event("gauges", "no sensor of heat")
+            if rank == 2:
+                log.event("gauges", "no sensor of power")
+            log.event("health_check", f"health check after step {7 + rank}", step=7)
+            log.event("failure", "a peer is gone")
+    names = [path.stem for path in sorted((tmp_path / "events").glob("*.jsonl"))]
+    events = {
+        name: [json.loads(line) for line in (tmp_path / "events" / f"{name}.jsonl").read_text().splitlines()]
+        for name in names
+    }
+    rows = sorted((row["kind"], row["text"], row["who"]) for row in told.timeline(events))
+    assert rows == [
+        *(("failure", "a peer is gone", f"rank {rank} on n1") for rank in range(3)),
+        ("gauges", "no sensor of heat", ""),
+        ("gauges", "no sensor of power", ""),
+        ("health check", "health check after step 7", ""),
+    ]
