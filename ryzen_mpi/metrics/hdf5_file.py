@@ -59,7 +59,66 @@ def read_journal(path: Path) -> tuple[int, Writes] | None:
     return length, writes
 
 
-class SafeFile(io.RawIOBase):
+class _Overlaid(io.RawIOBase):
+    """A file with writes over it that are not in it yet, read where HDF5 asks for it and not all of it."""
+
+    _descriptor = -1  # io closes what could not be opened, too
+
+    def _lay(self, descriptor: int, length: int, writes: Writes) -> None:
+        self._descriptor, self._length, self._writes, self._position = descriptor, length, writes, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Sets and returns the position, as io does."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}
+        self._position = start[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills `buffer` from the position on, with what was written last; beyond the end there are zeros."""
+        view = memoryview(buffer).cast("B")
+        first, last = self._position, self._position + len(view)
+        done = 0
+        while done < len(view) and (count := os.preadv(self._descriptor, [view[done:]], first + done)):
+            done += count
+        view[done:] = bytes(len(view) - done)
+        for offset, data in self._writes:
+            start, end = max(first, offset), min(last, offset + len(data))
+            if start < end:
+                view[start - first : end - first] = data[start - offset : end - offset]
+        self._position = last
+        return len(view)
+
+    def close(self) -> None:
+        """Closes the file; harmless when repeated."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        super().close()
+
+
+class SettledFile(_Overlaid):
+    """The file `path`, to be read by h5py, as it is once its journal, if any, has been applied. Raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        found = read_journal(path)  # first: one that goes away meanwhile has been applied to what is read then
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        length, writes = found or (os.fstat(descriptor).st_size, [])
+        self._lay(descriptor, length, writes)
+
+
+class SafeFile(_Overlaid):
     """A file for h5py to write through (its "fileobj" driver), locked against other writers while it is open.
 
     HDF5 that meets a full disk leaves objects which it can neither write nor free, and the process ends in a
@@ -72,9 +131,6 @@ class SafeFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self.error: OSError | None = None
         self._path = Path(path)
-        self._position = 0
-        self._writes: Writes = []
-        self._descriptor = -1  # io closes what could not be opened, too
         self._descriptor = os.open(path, os.O_RDWR)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,7 +141,8 @@ class SafeFile(io.RawIOBase):
             pass
         if (found := read_journal(self._path)) is not None:
             self._apply(*found)
-        self._length = self._on_disk = os.fstat(self._descriptor).st_size
+        self._on_disk = os.fstat(self._descriptor).st_size
+        self._lay(self._descriptor, self._on_disk, [])
 
     def settle(self) -> None:
         """Everything HDF5 has written so far is in the file when this returns.
@@ -119,51 +176,9 @@ class SafeFile(io.RawIOBase):
         journal_path(self._path).unlink(missing_ok=True)
         self._on_disk = length
 
-    def close(self) -> None:
-        """Closes the file, after h5py's own close; what was not settled is left out. Harmless when repeated."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        super().close()
-
-    # -- what h5py calls ----------------------------------------------------------------------------------------------
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
     def writable(self) -> bool:
         """True."""
         return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Sets and returns the position, as io does."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}
-        self._position = start[whence] + offset
-        return self._position
-
-    def tell(self) -> int:
-        """The position in bytes."""
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fills `buffer` from the position on, with what was written last; beyond the end there are zeros."""
-        view = memoryview(buffer).cast("B")
-        first, last = self._position, self._position + len(view)
-        done = 0
-        while done < len(view) and (count := os.preadv(self._descriptor, [view[done:]], first + done)):
-            done += count
-        view[done:] = bytes(len(view) - done)
-        for offset, data in self._writes:
-            start, end = max(first, offset), min(last, offset + len(data))
-            if start < end:
-                view[start - first : end - first] = data[start - offset : end - offset]
-        self._position = last
-        return len(view)
 
     def write(self, buffer: memoryview) -> int:
         """Takes all of `buffer`, to be written at the position by the next `settle`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ryzen_mpi.metrics.hdf5_file import journal_path, read_journal
+from ryzen_mpi.metrics.hdf5_file import SettledFile, journal_path
 from ryzen_mpi.metrics.hdf5_table import COMMITTED, FORMAT, OLD_FORMAT, TABLES
 from ryzen_mpi.metrics.signals import SIGNALS, of_kind
 from ryzen_mpi.watch.table import KEPT_ROWS
@@ -85,7 +84,7 @@ class Followed:
         return News(0, {name: np.empty(0) for name in PLAIN}, {name: np.empty((0, 0)) for name in RANKED})
 
     def _read(self) -> News:
-        with h5py.File(_Whole(self.path), "r") as file:
+        with h5py.File(SettledFile(self.path), "r") as file:
             version = int(file.attrs["format"])
             if version not in (FORMAT, OLD_FORMAT):
                 raise ValueError(f"it has format {version}, this version of ryzen_mpi has {FORMAT}")
@@ -146,55 +145,3 @@ def _fingerprint(path: Path) -> tuple | None:
     except OSError:
         aside = ()
     return found.st_ino, found.st_size, found.st_mtime_ns, *aside
-
-
-class _Whole(io.RawIOBase):
-    """The file as it is once its journal has been applied, read where HDF5 asks for it and not all of it."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = -1
-        journal = read_journal(path)  # first: one that goes away meanwhile has been applied to what is read then
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._length = os.fstat(self._descriptor).st_size
-        self._position, self._writes = 0, []
-        if journal is not None:
-            self._length, self._writes = journal
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Sets and returns the position, as io does."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}
-        self._position = start[whence] + offset
-        return self._position
-
-    def tell(self) -> int:
-        """The position in bytes."""
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fills `buffer` from the position on, up to the end."""
-        view = memoryview(buffer).cast("B")
-        first, last = self._position, min(self._position + len(view), self._length)
-        found = os.pread(self._descriptor, max(0, last - first), first)
-        image = bytearray(found) + bytes(max(0, last - first - len(found)))
-        for offset, data in self._writes:
-            start, end = max(first, offset), min(last, offset + len(data))
-            if start < end:
-                image[start - first : end - first] = data[start - offset : end - offset]
-        view[: len(image)] = image
-        self._position += len(image)
-        return len(image)
-
-    def close(self) -> None:
-        """Closes the file; harmless when repeated."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        super().close()
