@@ -150,15 +150,23 @@ def against_nothing_watched(world, settings, source, options) -> dict:
     # the record of a step is part of that step's own time on rank 0, and of the next step's on the others
     figures = {f"{name}_samples_per_s": common.rate(values, batch) for name, values in seconds.items()}
     figures["watched_over_bare"] = common.ratio(seconds["watched"], seconds["bare"], options.rounds)
-    outside, of_cpu = (sum(column[2 * options.steps :]) for column in zip(*recording, strict=True))
-    # Health checks are made by the clock: here all of them fall on the watched half of the time.
-    checks = watch.checks.spent_s
-    figures["share_outside_the_step"] = outside / sum(seconds["watched"])
-    figures["share_of_cpu_outside_the_step"] = of_cpu / sum(seconds["watched"])
-    figures["share_in_health_checks"] = checks / whole
-    figures["share_in_recorder_and_rules"] = (outside - checks) / sum(seconds["watched"])
+    figures |= shares(recording[2 * options.steps :], sum(seconds["watched"]), watch.checks.spent_s, whole)
     figures["share_of_a_core_in_gauges"] = max(world.exchange.allgather(look_s / settings.monitor.sample_s))
     return figures | {"acts": float(watch.monitor.acts_taken)}
+
+
+def shares(recording: list[tuple[float, float]], watched_s: float, checks_s: float, whole_s: float) -> dict[str, float]:
+    """What lies outside of the watched steps, as shares of their time; `recording`: seconds of wall and of CPU. Pure.
+
+    Health checks are made by the clock: all of them fall on the watched half, and are told of the whole time.
+    """
+    outside, of_cpu = (sum(column) for column in zip(*recording, strict=True))
+    return {
+        "share_outside_the_step": outside / watched_s,
+        "share_of_cpu_outside_the_step": of_cpu / watched_s,
+        "share_in_health_checks": checks_s / whole_s,
+        "share_in_recorder_and_rules": (outside - checks_s) / watched_s,
+    }
 
 
 def main() -> None:
