@@ -63,7 +63,6 @@ def close_run(
     ending: Ending,
 ) -> None:
     """Tells how it went; writes COMPLETE.json last, where the run reached its end. Collective."""
-    peaks = world.exchange.allgather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     name, reached = ending.signal, step.progress.step
     if name:  # no summary: it imports SciPy, seconds of the five that Slurm gives a requeued job to leave
         after_s = ending.saved_after_s
@@ -73,6 +72,7 @@ def close_run(
             f"{run.checkpoints}. Go on with: --run-dir {run.path}"
         )
     else:
+        peaks = world.exchange.allgather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         tools.events.event("end", "reached its end", step=reached)
         if settings.data.source == "text":
             console.line(f"\nthe model goes on from {PROMPT!r}:")

@@ -27,17 +27,11 @@ def journal_path(path: Path) -> Path:
 
 def read_whole(path: Path) -> bytes:
     """The file's bytes as they are once its journal, if any, has been applied. Local. Raises OSError."""
-    # the journal first: one that goes away meanwhile has been applied to what is read then
-    found = read_journal(path)
-    content = path.read_bytes()
-    if found is None:
-        return content
-    length, writes = found
-    image = bytearray(content)
-    for offset, data in writes:
-        image.extend(bytes(max(0, offset + len(data) - len(image))))
-        image[offset : offset + len(data)] = data
-    return bytes(image[:length])
+    with SettledFile(path) as file:
+        image = bytearray(file.seek(0, os.SEEK_END))
+        file.seek(0)
+        file.readinto(image)
+    return bytes(image)
 
 
 def read_journal(path: Path) -> tuple[int, Writes] | None:

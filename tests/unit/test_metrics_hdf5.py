@@ -288,6 +288,13 @@ except UserError as error:
 """
 
 
+def test_a_file_that_cannot_be_begun_is_refused_and_the_interpreter_ends_as_it_should(tmp_path):
+    """HDF5 that finds such a file open at exit ends in a segmentation fault."""
+    command = [sys.executable, "-c", BEGUN_ON_A_FULL_DISK, str(tmp_path / "metrics.h5")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0 and "No space left on device" in done.stdout, (done.returncode, done.stderr)
+
+
 NEVER_CLOSED = """
 import ctypes, sys
 from pathlib import Path
@@ -296,13 +303,6 @@ from ryzen_mpi.metrics.hdf5 import Hdf5Sink
 sink = Hdf5Sink(Path(sys.argv[1]), 2, ["a", "b"])
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(sink))
 """
-
-
-def test_a_file_that_cannot_be_begun_is_refused_and_the_interpreter_ends_as_it_should(tmp_path):
-    """HDF5 that finds such a file open at exit ends in a segmentation fault."""
-    command = [sys.executable, "-c", BEGUN_ON_A_FULL_DISK, str(tmp_path / "metrics.h5")]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0 and "No space left on device" in done.stdout, (done.returncode, done.stderr)
 
 
 def test_a_file_that_nobody_closes_is_readable_and_the_interpreter_ends_as_it_should(tmp_path):
