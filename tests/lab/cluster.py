@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tests.lab.hosts import HOSTS, NETWORKS, SYSTEM_PATH, Host, LabError, Process, Switch, checked, why_impossible
-from tests.lab.leftovers import BASE, new_folder, owner_lives, remove_leftovers
+from tests.lab.leftovers import BASE, make, new_folder, owner_lives, remove, remove_leftovers
 from tests.lab.slurm import (
     DAEMONS,
     ENDED,
@@ -68,7 +67,7 @@ class Cluster:
         if reason:
             raise LabError(reason)
         remove_leftovers()
-        self.folder.mkdir()
+        make(self.folder)
         try:
             write_files(self.folder)
             self.switch.start()
@@ -85,11 +84,11 @@ class Cluster:
         self.down()
 
     def down(self) -> None:
-        """Kills every host and removes the lab's folder."""
+        """Kills every host and leaves the machine as it was."""
         for host in (*self.hosts.values(), self.switch):
             host.kill()
         self.end_programs()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def _record(self) -> None:
         inits = {space.name: space.init for space in (*self.hosts.values(), self.switch)}

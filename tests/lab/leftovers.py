@@ -1,10 +1,15 @@
-"""A lab's folder tells by its name who made it: what a killed test run left is found, and labs run side by side."""
+"""What a lab changes outside of its hosts: a folder, and a setting of the kernel.
+
+The folder tells by its name who made it: what a killed test run left is found and undone, and labs run side by side.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+
+from tests.lab.scheduling import regroup, ungroup
 
 BASE = Path("/var/tmp")
 """On a real disk, and not /tmp, which is private to each host."""
@@ -13,6 +18,17 @@ BASE = Path("/var/tmp")
 def new_folder() -> Path:
     """A name for the folder of a lab that this process makes."""
     return BASE / f"ryzen_mpi_lab-{os.getpid()}-{_started(os.getpid())}-{os.urandom(3).hex()}"
+
+
+def make(folder: Path) -> None:
+    """The folder, and a kernel that lets hosts share cores; `remove` undoes both."""
+    folder.mkdir()
+    ungroup(folder)
+
+
+def remove(folder: Path) -> None:
+    regroup(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def owner(folder: Path) -> int:
@@ -25,10 +41,10 @@ def owner_lives(folder: Path) -> bool:
 
 
 def remove_leftovers() -> None:
-    """Removes the folders of labs whose makers are dead; the hosts died with them."""
+    """Undoes what labs left whose makers are dead; the hosts died with them."""
     for folder in BASE.glob("ryzen_mpi_lab-*"):
         if not owner_lives(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 def _started(pid: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import faults
+from tests.lab import faults, scheduling
 from tests.lab.cluster import Cluster, inner_pid
 from tests.lab.hosts import LabError, state_of
 from tests.lab.leftovers import BASE
@@ -55,6 +55,32 @@ def test_an_urgent_job_preempts_one_of_the_main_partition(lab):
     lab.wait_job(urgent, "RUNNING", 30)
     job = lab.wait_job(patient, "PENDING", 30)
     assert job.restarts == 1
+
+
+def test_ranks_of_all_hosts_share_the_cores_as_threads_and_not_as_sessions(lab):
+    groups = scheduling.AUTOGROUP
+    if not groups.exists() or not os.access(groups, os.W_OK):
+        pytest.skip(f"{groups} is not there, or not ours to change")
+    assert groups.read_text().strip() == "0"
+
+
+def test_the_setting_of_the_kernel_is_put_back_by_the_lab_that_changed_it(tmp_path):
+    setting, first, second = tmp_path / "setting", tmp_path / "first", tmp_path / "second"
+    setting.write_text("1\n")
+    for folder in (first, second):
+        folder.mkdir()
+        scheduling.ungroup(folder, setting)
+        assert setting.read_text() == "0"
+    scheduling.regroup(second, setting)
+    assert setting.read_text() == "0"  # the other one is still up
+    scheduling.regroup(first, setting)
+    assert setting.read_text() == "1"
+
+
+def test_a_kernel_without_the_setting_is_left_alone(tmp_path):
+    scheduling.ungroup(tmp_path, tmp_path / "none/setting")
+    scheduling.regroup(tmp_path, tmp_path / "none/setting")
+    assert not list(tmp_path.iterdir())
 
 
 def test_hosts_share_one_folder_and_nothing_else(lab):
