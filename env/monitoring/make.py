@@ -67,7 +67,7 @@ def fleet() -> dict:
         ("running", "run:ryzen_mpi_running:max", "short"),
         ("step", "max by (run) (ryzen_mpi_step)", "short"),
         ("loss", "run:ryzen_mpi_loss:max", "short"),
-        ("tokens/s", "run:ryzen_mpi_tokens:rate5m", "short"),
+        ("tokens/s", "run:ryzen_mpi_tokens:rate1m", "short"),
         ("ranks", "run:ryzen_mpi_ranks:max", "short"),
         ("communication", "run:ryzen_mpi_communication_share:rate5m", "percentunit"),
         ("since the newest step", "run:ryzen_mpi_step_age_seconds:min", "s"),
@@ -77,10 +77,10 @@ def fleet() -> dict:
         stat("running", "runs that train", [Query("count(run:ryzen_mpi_running:max == 1) or vector(0)")], "short"),
         stat("alerts", "that fire now", [Query(alerts)], "short", thresholds=good),
         stat("gone", "runs whose port does not answer", [Query(down)], "short", thresholds=good),
-        stat("tokens/s", "all runs", [Query("sum(run:ryzen_mpi_tokens:rate5m)")], "short"),
+        stat("tokens/s", "all runs", [Query("sum(run:ryzen_mpi_tokens:rate1m)")], "short"),
         stat("ranks", "of all running runs", [Query("sum(run:ryzen_mpi_ranks:max)")], "short"),
         table("runs", "", [Query(expr, name) for name, expr, _ in columns], [unit for *_, unit in columns]),
-        timeseries("tokens/s", "over 5 min", [Query("run:ryzen_mpi_tokens:rate5m", "{{run}}")], "short"),
+        timeseries("tokens/s", "over 1 min", [Query("run:ryzen_mpi_tokens:rate1m", "{{run}}")], "short"),
         timeseries("loss", "nat a token", [Query("run:ryzen_mpi_loss:max", "{{run}}")], "short"),
         timeseries(
             "communication",
@@ -119,7 +119,7 @@ def run() -> dict:
 
     age = f"run:ryzen_mpi_step_age_seconds:min{RUN}"
     speed = f"max by (run) (ryzen_mpi_tokens{RUN} / ryzen_mpi_step_seconds{RUN})"
-    over_a_minute = f"max by (run) (rate(ryzen_mpi_attempt_tokens_total{RUN}[1m]))"
+    over_a_minute = f"run:ryzen_mpi_tokens:rate1m{RUN}"
     saved = f"(ryzen_mpi_last_sample_timestamp_seconds{RUN} - ryzen_mpi_checkpoint_age_seconds{RUN})"
     unsaved = f"time() - max by (run) {saved}"
     wrong = f"max by (run) (ryzen_mpi_attempt_not_finite_steps_total{RUN})"
