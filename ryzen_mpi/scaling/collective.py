@@ -8,8 +8,11 @@ all-reduce sends less than 2 (M-1)/M n). The ranks of a node share its link, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+PIECE_BYTES = 8 << 20
+"""Of a node's gradient that crosses the network at a time (comm/arena.py)."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,17 @@ class Link:
     s_per_byte: float
 
 
-PIECE_BYTES = 8 << 20
-"""Of a node's gradient that crosses the network at a time (comm/arena.py)."""
+def fit_line(timed: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """(a, b) of T = a + b n by least relative squares of `timed` (bytes, seconds), neither negative. Pure."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    if not timed:
+        return 0.0, 0.0
+    sizes, seconds = np.array(timed, dtype=np.float64).T
+    scale = float(sizes.max())
+    found, _ = nnls(np.stack([1 / seconds, sizes / scale / seconds], axis=1), np.ones(len(timed)))
+    return float(found[0]), float(found[1]) / scale
 
 
 def direct(size: float, nodes: int, link: Link) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling import stragglers
 from ryzen_mpi.scaling.calibration import Amount, Calibration, Parameters
+from ryzen_mpi.scaling.collective import fit_line
 
 DRAWS = 400
 SEED = 20
@@ -82,15 +83,15 @@ def misfit(groups: Mapping[str, Sequence[Launch]], values: Values, gradient_byte
         (values.network_latency_s, values.network_s_per_byte),
     )
     message = _message(groups, node, network, gradient_bytes)
-    pace = stragglers.slowest(values.curve, stragglers.independent(2, values.theta))
+    own, shared = _paces(values.curve, values.theta)
     logs = []
     for kind, factor, rest in (
-        ("together", 1 + values.contention, values.overhead_s),
-        ("shared together", 2 * values.sharing, values.overhead_shared_s),
+        ("together", (1 + values.contention) * own, values.overhead_s),
+        ("shared together", 2 * values.sharing * shared, values.overhead_shared_s),
     ):
         for share, seconds in _turns(pair, kind).items():
             if share in alone:
-                logs.append(math.log(seconds / (alone[share] * factor * pace + message + rest)))
+                logs.append(math.log(seconds / (alone[share] * factor + message + rest)))
     return (math.sqrt(sum(log**2 for log in logs) / (len(logs) - 1)), len(logs) - 1) if len(logs) > 1 else (0.0, 0)
 
 
@@ -137,14 +138,14 @@ def estimate(groups: Mapping[str, Sequence[Launch]], gradient_bytes: int) -> Val
     contention = max(0.0, float(np.median([beside[s] / alone[s] for s in shares if s in beside] or [1.0])) - 1)
     curve = stragglers.quantiles(_log_ratios([*groups["one"], *pair]))
     theta = stragglers.extremal_index(curve, _slowest_seen(pair))
-    node = fit_line(groups["two"])
-    network = tuple(part / way for part, way in zip(fit_line(groups["apart"]), (2, 1), strict=True))
+    node = fit_line(_collectives(groups["two"]))
+    network = tuple(part / way for part, way in zip(fit_line(_collectives(groups["apart"])), (2, 1), strict=True))
     message = _message(groups, node, network, gradient_bytes)
-    pace = stragglers.slowest(curve, stragglers.independent(2, theta))
+    own, shared = _paces(curve, theta)
     together = _turns(pair, "together")
-    beyond = [together[s] - alone[s] * (1 + contention) * pace - message for s in shares if s in together]
+    beyond = [together[s] - alone[s] * (1 + contention) * own - message for s in shares if s in together]
     overhead = max(0.0, float(np.median(beyond or [0.0])))
-    sharing, overhead_shared = _sharing(groups["two"], alone, pace, message) or (1.0, 2 * overhead)
+    sharing, overhead_shared = _sharing(groups["two"], alone, shared, message) or (1.0, 2 * overhead)
     updates = [second for launch in groups["one"] for second in launch["update_s"]]
     return Values(
         shares,
@@ -160,6 +161,14 @@ def estimate(groups: Mapping[str, Sequence[Launch]], gradient_bytes: int) -> Val
         theta,
         _compression(pair),
     )
+
+
+def _paces(curve: np.ndarray, theta: float) -> tuple[float, float]:
+    """Expected time of two ranks in usual ones: of the slower where each has its core, of their core where they share.
+
+    The mean factor of ranks on one core has the mean of any one's.
+    """
+    return stragglers.slowest(curve, stragglers.independent(2, theta)), stragglers.slowest(curve, 1.0)
 
 
 def _message(
@@ -226,17 +235,9 @@ def _sharing(
     return sharing, max(0.0, float(np.median(beyond)))
 
 
-def fit_line(launches: Sequence[Launch]) -> tuple[float, float]:
-    """(seconds, seconds a byte) of the collective: T = a + b n, neither negative, relative errors least squared."""
-    from scipy.optimize import nnls
-
-    rows = [(row["bytes"], float(np.median(row["s"]))) for launch in launches for row in launch.get("collective", ())]
-    if not rows:
-        return 0.0, 0.0
-    sizes, seconds = np.array(rows, dtype=np.float64).T
-    scale = float(sizes.max())
-    found, _ = nnls(np.stack([1 / seconds, sizes / scale / seconds], axis=1), np.ones(len(rows)))
-    return float(found[0]), float(found[1]) / scale
+def _collectives(launches: Sequence[Launch]) -> list[tuple[int, float]]:
+    """(bytes, median seconds) of the collectives that were timed."""
+    return [(row["bytes"], float(np.median(row["s"]))) for launch in launches for row in launch.get("collective", ())]
 
 
 def _line(line: tuple[float, float], size: int) -> float:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from ryzen_mpi.cluster import slurm
@@ -42,6 +42,11 @@ class Nodes:
     @property
     def count(self) -> int:
         return max(1, len(self.names))
+
+    def crowded(self, ranks: int) -> Nodes:
+        """The same with room for `ranks`, more on each than the job has tasks a node where it must be. Pure."""
+        each = -(-ranks // self.count)
+        return replace(self, ranks_per_node=max(each, self.ranks_per_node or each))
 
     def hosts(self, ranks: int, per_node: int | None = None) -> dict[str, int]:
         """Ranks by node, nodes filled in order with `per_node` each; empty on this machine. Raises UserError."""

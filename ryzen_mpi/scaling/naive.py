@@ -21,12 +21,13 @@ def event_by_event(
 ) -> list[float]:
     """Seconds of each step; `factors` [steps][ranks]: how much longer than usual a rank computes. Direct exchange."""
     usual, rest_s, node_s, messages, message_s = _figures(values, settings, cluster, ranks)
-    nodes = [list(range(ranks))[n * cluster.per_node : (n + 1) * cluster.per_node] for n in range(cluster.nodes(ranks))]
+    nodes, cores, in_turn = _nodes(cluster, ranks), _cores(cluster, ranks), cluster.turns(ranks)[0]
     clock, seconds = [0.0] * ranks, []
     for factor in factors:
         began = max(clock)
-        for rank in range(ranks):  # everybody computes
-            clock[rank] = began + usual * factor[rank]
+        for members in cores:  # everybody computes; those on one core end together
+            for rank in members:
+                clock[rank] = began + usual * sum(factor[other] for other in members) / in_turn
         for members in nodes:  # the node adds up, each rank its slice
             _meet(clock, members, node_s / 2)
         for number in range(messages):  # to the next node, the one after, ...
@@ -41,6 +42,21 @@ def event_by_event(
         _meet(clock, range(ranks), rest_s)  # all agree
         seconds.append(max(clock) - began)
     return seconds
+
+
+def _nodes(cluster: Cluster, ranks: int) -> list[list[int]]:
+    return [list(range(ranks))[n * cluster.per_node : (n + 1) * cluster.per_node] for n in range(cluster.nodes(ranks))]
+
+
+def _cores(cluster: Cluster, ranks: int) -> list[list[int]]:
+    """Ranks by the core that they take turns on, or by the cores that they float over together."""
+    if cluster.turns(ranks)[0] == 1:
+        return [[rank] for rank in range(ranks)]
+    machines = [list(range(ranks))] if cluster.one_machine else _nodes(cluster, ranks)
+    if cluster.floating:
+        return machines
+    cores = cluster.cores // cluster.threads
+    return [part.tolist() for there in machines for part in np.array_split(there, cores) if part.size]
 
 
 def _meet(clock: list[float], members: Sequence[int], seconds: float) -> None:
@@ -68,6 +84,7 @@ def _figures(
 def closed(
     values: Values, settings: Settings, cluster: Cluster, ranks: int, factors: Sequence[Sequence[float]]
 ) -> np.ndarray:
-    """[steps] the same in one expression: the slowest rank, and what is done together."""
-    whole = step(values, settings, cluster, ranks)
-    return whole.compute_s * np.asarray(factors).max(axis=1) + whole.together_s
+    """[steps] the same in one expression: the slowest core, and what is done together."""
+    whole, cores, in_turn = step(values, settings, cluster, ranks), _cores(cluster, ranks), cluster.turns(ranks)[0]
+    sums = np.stack([np.asarray(factors)[:, members].sum(axis=1) for members in cores])
+    return whole.compute_s * sums.max(axis=0) / in_turn + whole.together_s

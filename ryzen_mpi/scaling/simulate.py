@@ -5,8 +5,9 @@ A step of P ranks takes as long as its slowest rank computes, and what the ranks
     T(P) = launch * [ t(m) * load * sharing * (1 + contention * others) * slowest(P) + node + between + agree + rest ]
 
 t(m) is the measured step of one rank on m samples, without gains from smaller pieces; `load` the ranks on the fullest
-core; `others` the other ranks of the node that compute meanwhile; `slowest` from the measured stragglers; `node` and
-`between` the all-reduce inside and between nodes. docs/simulator.md tells what each term rests on and leaves out.
+core; `others` the other ranks of the node that compute meanwhile; `slowest` from the measured stragglers, over cores
+where ranks take turns on them; `node` and `between` the all-reduce inside and between nodes. docs/simulator.md tells
+what each term rests on and leaves out.
 """
 
 from __future__ import annotations
@@ -70,6 +71,21 @@ class Cluster:
             return fullest
         fair = max(1.0, there * self.threads / self.cores)
         return fair + drift * max(0.0, fullest - fair)
+
+    def turns(self, ranks: int) -> tuple[int, int]:
+        """(ranks that take turns on a fullest core, such cores); where each rank has its own, (1, `ranks`).
+
+        Ranks that are not bound take turns on all the cores they float over, which are waited for as one.
+        """
+        if self.load(ranks) == 1:
+            return 1, ranks
+        machines = 1 if self.one_machine else self.nodes(ranks)
+        there = ranks if self.one_machine else self.fullest(ranks)
+        if self.floating:
+            return there, machines
+        cores = max(1, self.cores // self.threads)
+        fullest = math.ceil(there / cores)
+        return fullest, machines * (there - (fullest - 1) * cores)
 
     def others(self, ranks: int, load: float) -> float:
         """Other ranks that compute on the machine meanwhile, in the mean over a step."""
@@ -135,12 +151,18 @@ def step(values: Values, settings: Settings, cluster: Cluster, ranks: int, algor
     if settings.hardware.zero_stage:  # each rank updates its shard
         usual = max(usual - values.update_s * (1 - 1 / ranks), 0.1 * usual)
     usual *= load * (values.sharing if load > 1 else 1.0) * (1 + values.contention * cluster.others(ranks, load))
-    pace = stragglers.slowest(values.curve, stragglers.independent(ranks, values.theta))
+    pace = slowest(values, *cluster.turns(ranks))
     node_s, between_s = reduction(values, settings, cluster, ranks, algorithm)
     agree_s = agreement(ranks, nodes, ROW_BYTES, cluster.link) if nodes > 1 and cluster.link else 0.0
     rest_s = 0.0 if ranks == 1 else values.overhead_s if load == 1 else values.overhead_shared_s * load / 2
     parts = (usual, usual * (pace - 1), node_s, between_s, rest_s + agree_s)
     return Step(*(values.launch * part for part in parts))
+
+
+def slowest(values: Values, in_turn: int, cores: int) -> float:
+    """Expected time of the slowest of `cores` cores with `in_turn` ranks each, in usual times. Pure."""
+    curve = stragglers.in_turn(values.curve, stragglers.independent(in_turn, values.theta))
+    return stragglers.slowest(curve, stragglers.independent(cores, values.theta))
 
 
 def reduction(

@@ -5,6 +5,9 @@ where few values were seen, an exponential tail of the same mean excess (peaks o
 Pickands 1975, with shape 0). The maximum of P independent ranks has the quantile function Q(v^(1/P)). Ranks of one
 machine are disturbed together; then P ranks count as 1 + theta (P - 1) independent ones, theta being the extremal index
 (Leadbetter 1983), estimated at two ranks.
+
+Ranks that take turns on a core are waited for as one: it is done when all their work is, so that its factor is the mean
+of theirs, and the slowest is the maximum over cores.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ MOST_EXCESS = 0.5
 LEVELS = np.concatenate([np.linspace(0, TAIL_FROM, 181), TAIL_FROM + (1 - TAIL_FROM) * (np.arange(20) + 0.5) / 20])
 """Of the tail the middles of equal parts, whose mean is the tail's: the largest value seen would weigh too much."""
 _GRID = (np.arange(4000) + 0.5) / 4000
+MOST_IN_TURN = 64
+"""Of more ranks in turn the mean scatters no less than of so many: by then it hardly scatters at all."""
 
 
 def quantiles(ratios: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -41,8 +46,28 @@ def slowest(curve: np.ndarray, ranks: float) -> float:
     return float(np.exp(log_ratio(curve, _GRID ** (1.0 / ranks))).mean())
 
 
-def independent(ranks: int, theta: float) -> float:
-    """As how many independent ranks `ranks` ranks count."""
+def in_turn(curve: np.ndarray, ranks: float) -> np.ndarray:
+    """[levels] quantiles at LEVELS of the log of the mean factor of `ranks` independent ranks: of a core they share.
+
+    A Latin hypercube (McKay, Beckman and Conover 1979): each rank goes through all its quantiles once, in an order of
+    its own. Between whole numbers of ranks a straight line. Pure: the same at every call.
+    """
+    whole = int(min(ranks, MOST_IN_TURN))
+    below = _in_turn(curve, whole)
+    part = min(ranks, MOST_IN_TURN) - whole
+    return below + part * (_in_turn(curve, whole + 1) - below) if part else below
+
+
+def _in_turn(curve: np.ndarray, ranks: int) -> np.ndarray:
+    if ranks <= 1:
+        return curve
+    random, factors = np.random.default_rng(ranks), np.exp(log_ratio(curve, _GRID))
+    mean = sum(random.permutation(factors) for _ in range(ranks)) / ranks
+    return quantiles(np.log(mean))
+
+
+def independent(ranks: float, theta: float) -> float:
+    """As how many independent ranks (or cores) `ranks` of them count."""
     return 1.0 + theta * (ranks - 1)
 
 

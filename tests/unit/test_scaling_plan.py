@@ -212,3 +212,10 @@ def test_duplicates_are_counted_within_an_epoch():
 def test_help_names_the_exit_codes():
     done = CliRunner().invoke(command, ["--help"])
     assert done.exit_code == 0 and "INVALID" in done.output
+
+
+def test_nodes_take_more_ranks_than_the_job_has_tasks_where_a_check_wants_them():
+    three = Nodes(("a", "b", "c"), 4)
+    assert three.crowded(16).hosts(16) == {"a": 6, "b": 5, "c": 5}
+    assert three.crowded(8).hosts(8) == {"a": 4, "b": 4}
+    assert Nodes(("a", "b")).crowded(5).hosts(5) == {"a": 3, "b": 2} and Nodes().crowded(16).hosts(16) == {}

@@ -88,13 +88,29 @@ def test_the_naive_simulation_of_every_clock_agrees_step_by_step(ranks, share_co
     assert len(set(np.round(one_by_one, 9))) > 20
 
 
-def test_the_expected_slowest_rank_is_that_of_many_naive_steps():
-    values, ranks = dataclasses.replace(VALUES[0], theta=1.0), 12
+@pytest.mark.parametrize("where", [{}, {"cores": 2}, {"cores": 2, "floating": True}, {"cores": 2, "one_machine": True}])
+def test_the_expected_slowest_rank_is_that_of_many_naive_steps(where):
+    values, ranks, cluster = dataclasses.replace(VALUES[0], theta=1.0), 12, dataclasses.replace(NODE, **where)
     factors = stragglers.draw(values.curve, (4000, ranks), np.random.default_rng(1))
-    seconds = np.array(event_by_event(values, SETTINGS, NODE, ranks, factors))
+    seconds = np.array(event_by_event(values, SETTINGS, cluster, ranks, factors))
     error = seconds.std() / math.sqrt(len(seconds))
-    assert step(values, SETTINGS, NODE, ranks).seconds == pytest.approx(seconds.mean(), abs=5 * error)
+    assert step(values, SETTINGS, cluster, ranks).seconds == pytest.approx(seconds.mean(), abs=5 * error)
     assert 5 * error < 0.01 * seconds.mean()
+
+
+def test_ranks_in_turn_even_out_and_are_waited_for_as_one():
+    two, curve = Cluster(4, 2, 1, 64 << 30, LINK), VALUES[0].curve
+    assert [two.turns(ranks) for ranks in (1, 2, 3, 4, 5, 8)] == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (2, 4)]
+    lab = dataclasses.replace(two, one_machine=True)
+    assert [lab.turns(ranks) for ranks in (2, 3, 12, 13)] == [(1, 2), (2, 1), (6, 2), (7, 1)]
+    floating = dataclasses.replace(two, floating=True)
+    assert (floating.turns(2), floating.turns(3), floating.turns(12)) == ((1, 2), (3, 1), (4, 3))
+    factors = stragglers.draw(curve, (20000, 6), np.random.default_rng(3))
+    for cores in (1, 2, 8):
+        expected = factors.mean(axis=1).reshape(-1, cores).max(axis=1).mean()
+        assert stragglers.slowest(stragglers.in_turn(curve, 6), cores) == pytest.approx(expected, rel=3e-3)
+    whole = [stragglers.slowest(stragglers.in_turn(curve, ranks), 8) for ranks in (1, 1.5, 2, 4, 64, 1000)]
+    assert sorted(whole, reverse=True) == whole and whole[0] == stragglers.slowest(curve, 8)
 
 
 def test_ranks_that_share_cores_take_turns():

@@ -31,7 +31,7 @@ def convergence_wide(context: Context) -> Findings:
     for ranks in (1, *wide):
         context.tell(f"{steps} steps on {ranks} ranks")
         wanted = [measure.deterministic(ranks, steps)]
-        nodes = context.nodes if ranks > 1 else None
+        nodes = context.nodes.crowded(ranks) if context.nodes and ranks > 1 else None
         curves[ranks] = measure.train_on(ranks, wanted, words, context.folder, LIMIT_S, nodes)["float64"]
     figures = []
     for ranks in wide:
