@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -64,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lab", action="store_true", help="on the four hosts of the test lab, a rank each")
     parser.add_argument("--mbit", type=int, nargs="+", default=[50, 200, 1000], help="bandwidths of the lab")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--keep", metavar="DIR", help="keep calibrations and launches there, to try the model on")
+    parser.add_argument("--keep", metavar="DIR", help="keep calibrations and launches there (not in /tmp)")
     parser.add_argument("--inside", metavar="FILE", help=argparse.SUPPRESS)  # the lab job's part
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE")
     return parser.parse_intermixed_args()
@@ -176,8 +177,9 @@ def in_lab(options: argparse.Namespace) -> list[dict[str, Any]]:
     words = " ".join([counts + options.profile, "--case", *options.case, "--", *options.overrides])
     with Cluster() as lab:
         output, result = lab.shared / "predictions.out", lab.shared / "predictions.json"
-        text = BATCH.format(output=output, repo=REPO, result=result, words=words)
         for mbit in options.mbit:
+            kept = f"--keep {shlex.quote(str(Path(options.keep).resolve() / str(mbit)))} " if options.keep else ""
+            text = BATCH.format(output=output, repo=REPO, result=result, words=kept + words)
             result.unlink(missing_ok=True)
             with bandwidth_limit(lab, "node1", mbit * 1_000_000):
                 state = lab.wait_job(lab.sbatch(text), timeout_s=LIMIT_S).state
