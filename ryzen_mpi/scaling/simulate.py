@@ -60,12 +60,16 @@ class Cluster:
         """Ranks of the node that has most."""
         return min(ranks, self.per_node)
 
+    def together(self, ranks: int) -> int:
+        """Ranks that share the cores of the fullest machine."""
+        return ranks if self.one_machine else self.fullest(ranks)
+
     def load(self, ranks: int, drift: float = 0.0) -> float:
         """Ranks that take turns on the fullest core, as cluster/binding.py divides cores; 1 where each has its own.
 
         `drift`: of ranks that are not bound, 0 where the kernel moves them so that all get the same, 1 where never.
         """
-        there = ranks if self.one_machine else self.fullest(ranks)
+        there = self.together(ranks)
         fullest = float(math.ceil(there / max(1, self.cores // self.threads)))
         if not self.floating:
             return fullest
@@ -80,7 +84,7 @@ class Cluster:
         if self.load(ranks) == 1:
             return 1, ranks
         machines = 1 if self.one_machine else self.nodes(ranks)
-        there = ranks if self.one_machine else self.fullest(ranks)
+        there = self.together(ranks)
         if self.floating:
             return there, machines
         cores = max(1, self.cores // self.threads)
@@ -89,7 +93,7 @@ class Cluster:
 
     def others(self, ranks: int, load: float) -> float:
         """Other ranks that compute on the machine meanwhile, in the mean over a step."""
-        there = ranks if self.one_machine else self.fullest(ranks)
+        there = self.together(ranks)
         return max(0.0, (there - load) / load)
 
 
