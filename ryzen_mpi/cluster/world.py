@@ -113,6 +113,9 @@ def _is_torchrun(environment: Mapping[str, str]) -> bool:
 def _prepare_mpi(environment: Mapping[str, str]) -> None:
     """Settings Open MPI reads while it starts; whatever the person set stays."""
     os.environ.setdefault("OMPI_MCA_osc", "^ucx")  # silences the "OSC UCX component priority" lines
+    # Over one TCP connection the answer that starts a large message waits behind the data of the other way: two nodes
+    # that exchange gradients then send one after the other, at two thirds of what the link does (benchmarks/links.py).
+    os.environ.setdefault("OMPI_MCA_btl_tcp_links", "2")
     local_size = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
     if local_size.isdigit() and int(local_size) > len(os.sched_getaffinity(0)):
         # Without it ranks that share a core spin against each other: 6-11 s to start instead of 0.6 s.
