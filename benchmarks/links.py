@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
 
 
 def inside(options: argparse.Namespace) -> None:
-    """Times all-reduces over the backend that training would take; rank 0 appends a line. Collective."""
+    """Times all-reduces of backend `mpi`; rank 0 appends a line. Collective."""
     import os
 
     from ryzen_mpi.cluster.placement import bind_ranks
@@ -64,7 +64,7 @@ def inside(options: argparse.Namespace) -> None:
     from ryzen_mpi.settings import load_settings
 
     world = discover()
-    settings = load_settings("default", ["hardware.bind=none", "hardware.num_threads=1"])
+    settings = load_settings("default", ["distributed.backend=mpi", "hardware.bind=none", "hardware.num_threads=1"])
     bind_ranks(world, settings)
     import torch
     import torch.distributed as dist
