@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -56,37 +57,34 @@ def arguments() -> argparse.Namespace:
 
 
 def inside(options: argparse.Namespace) -> None:
-    """Times all-reduces of backend `mpi`; rank 0 appends a line. Collective."""
-    import os
-
+    """Times the all-reduce between nodes as training has it; rank 0 appends a line. Collective."""
     from ryzen_mpi.cluster.placement import bind_ranks
     from ryzen_mpi.cluster.world import discover
     from ryzen_mpi.settings import load_settings
 
     world = discover()
-    settings = load_settings("default", ["distributed.backend=mpi", "hardware.bind=none", "hardware.num_threads=1"])
-    bind_ranks(world, settings)
+    bind_ranks(world, load_settings("default", ["hardware.bind=none", "hardware.num_threads=1"]))
     import torch
-    import torch.distributed as dist
 
-    from ryzen_mpi.comm.rendezvous import process_group
+    from ryzen_mpi.comm.across import Travelling, exchange
+    from ryzen_mpi.comm.dtypes import reduction
+    from ryzen_mpi.comm.waiting import Patience
 
     torch.set_num_threads(1)
-    with process_group(world, settings.distributed):
-        gradient = torch.ones(int(options.mib * 2**20) // 4)
-        seconds = []
-        for _ in range(1 + options.calls):  # the first connects
-            dist.barrier()
-            began = time.perf_counter()
-            dist.all_reduce(gradient)
-            seconds.append(time.perf_counter() - began)
-            gradient.fill_(1.0)
-        slowest = [max(times) for times in zip(*world.exchange.allgather(seconds[1:]), strict=True)]
-        if world.is_leader:
-            links = int(os.environ["OMPI_MCA_btl_tcp_links"])
-            row = {"ranks": world.size, "links": links, "backend": dist.get_backend(), "s": slowest}
-            with open(options.inside, "a") as file:
-                file.write(json.dumps(row) + "\n")
+    gradient, patience = torch.ones(int(options.mib * 2**20) // 4), Patience(120.0)
+    how = reduction(gradient.dtype, "avg", world.size)
+    seconds = []
+    for _ in range(1 + options.calls):  # the first connects
+        world.exchange.allgather(None)
+        began = time.perf_counter()
+        Travelling(exchange(gradient, world.comm, how), patience).finish()
+        seconds.append(time.perf_counter() - began)
+    assert bool((gradient == 1).all())
+    slowest = [max(times) for times in zip(*world.exchange.allgather(seconds[1:]), strict=True)]
+    if world.is_leader:
+        row = {"ranks": world.size, "links": int(os.environ["OMPI_MCA_btl_tcp_links"]), "s": slowest}
+        with open(options.inside, "a") as file:
+            file.write(json.dumps(row) + "\n")
     world.exchange.close()
 
 
@@ -124,7 +122,6 @@ def compared(launches: list[dict[str, Any]], mbit: int, options: argparse.Namesp
     return {
         "mbit": mbit,
         "ranks": ranks,
-        "backend": launches[0]["backend"],
         "one_s": median(one),
         "two_s": median(two),
         "least_s": least,
