@@ -14,29 +14,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
 import common
+import limited
 
 REPO = Path(__file__).parents[1]
 SIDES = ("none", "bfloat16", "float16", "powersgd", "topk")
-NETWORK = "eth0"
 LIMIT_S = 1800.0
 MODEL = (
     *("data.source=random", "model.vocab_size=2048", "model.embedding_dim=256", "model.num_heads=4"),
     *("model.num_layers=2", "model.feed_forward_dim=1024", "model.seq_length=64", "training.batch_size=4"),
     *("training.total_epochs=1000000", "hardware.dtype=bfloat16", "distributed.timeout_s=60"),
 )
-BATCH = """\
-#!/bin/bash
-#SBATCH --nodes=2
-#SBATCH --ntasks-per-node={ranks_per_node}
-#SBATCH --exclusive
-#SBATCH --output={output}
-# One network, which is the limited one; the hosts share this machine's cores: a rank that spins takes another's.
-export OMPI_MCA_btl_tcp_if_include={network} OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp
-export OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+PROGRAM = """\
 exec {repo}/env/run mpirun python {repo}/benchmarks/gradient_compression.py --inside {result} {words}
 """
 
@@ -114,38 +105,22 @@ def measure(world, options: argparse.Namespace) -> dict:
 
 def in_lab(options: argparse.Namespace) -> dict:
     """The figures of every stage and bandwidth."""
-    sys.path.append(str(REPO))  # for `tests.lab`, which is no installed package
-    from tests.lab.cluster import Cluster
-    from tests.lab.faults import bandwidth_limit
-
     found: dict = {}
-    with Cluster() as lab:
+    with limited.start_lab() as lab:
         for stage in options.stage:
             rows = found[f"stage {stage}"] = {}
             for mbit in options.mbit:
-                with bandwidth_limit(lab, "node1", mbit * 1_000_000):
-                    rows[str(mbit)] = job(lab, options, stage)
+                rows[str(mbit)] = job(lab, options, stage, mbit)
                 show(stage, mbit, rows[str(mbit)])
     return found
 
 
-def job(lab, options: argparse.Namespace, stage: int) -> dict:
+def job(lab, options: argparse.Namespace, stage: int, mbit: int) -> dict:
     """Runs `inside` on node1 and node2. SystemExit with what it printed where it fails."""
-    output, result = lab.shared / "compression.out", lab.shared / "compression.json"
-    result.unlink(missing_ok=True)
+    result = lab.shared / "compression.json"
     counts = f"--stage {stage} --rounds {options.rounds} --steps {options.steps}"
-    text = BATCH.format(
-        ranks_per_node=options.ranks_per_node,
-        output=output,
-        network=NETWORK,
-        repo=REPO,
-        result=result,
-        words=" ".join([counts, *options.overrides]),
-    )
-    state = lab.wait_job(lab.sbatch(text, options=["--nodelist=node1,node2"]), timeout_s=LIMIT_S).state
-    if not result.exists():
-        sys.exit(f"the job ended as {state}:\n{output.read_text(errors='replace')[-4000:]}")
-    figures = json.loads(result.read_text())
+    program = PROGRAM.format(repo=REPO, result=result, words=" ".join([counts, *options.overrides]))
+    figures = json.loads(limited.run_job(lab, mbit, program, result, LIMIT_S, 2, options.ranks_per_node))
     assert figures["nodes"] == 2, figures
     return figures
 

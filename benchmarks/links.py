@@ -14,33 +14,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import common
+import limited
 
 REPO = Path(__file__).parents[1]
 LIMIT_S = 3600.0
 LINKS = (1, 2)
-BATCH = """\
-#!/bin/bash
-#SBATCH --nodes=4
-#SBATCH --ntasks-per-node=1
-#SBATCH --exclusive
-#SBATCH --output={output}
-# One network, which is the limited one; the hosts share this machine's cores: a rank that spins takes another's.
-export OMPI_MCA_btl_tcp_if_include=eth0 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp
-export OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+PROGRAM = """\
 for round in $(seq {rounds}); do
     for ranks in {ranks}; do
         for links in {links}; do
             {repo}/env/run mpirun -np $ranks --map-by ppr:1:node -x OMPI_MCA_btl_tcp_links=$links \\
-                python {repo}/benchmarks/links.py --inside {result} --mib {mib} --calls {calls} || exit 1
+                python {repo}/benchmarks/links.py --inside {result}.part --mib {mib} --calls {calls} || exit 1
         done
     done
 done
+mv {result}.part {result}
 """
 
 
@@ -65,6 +58,7 @@ def inside(options: argparse.Namespace) -> None:
     world = discover()
     bind_ranks(world, load_settings("default", ["hardware.bind=none", "hardware.num_threads=1"]))
     import torch
+    from training import slowest
 
     from ryzen_mpi.comm.across import Travelling, exchange
     from ryzen_mpi.comm.dtypes import reduction
@@ -80,9 +74,9 @@ def inside(options: argparse.Namespace) -> None:
         Travelling(exchange(gradient, world.comm, how), patience).finish()
         seconds.append(time.perf_counter() - began)
     assert bool((gradient == 1).all())
-    slowest = [max(times) for times in zip(*world.exchange.allgather(seconds[1:]), strict=True)]
+    timed = slowest({"s": seconds[1:]}, world)
     if world.is_leader:
-        row = {"ranks": world.size, "links": int(os.environ["OMPI_MCA_btl_tcp_links"]), "s": slowest}
+        row = {"ranks": world.size, "links": int(os.environ["OMPI_MCA_btl_tcp_links"]), **timed}
         with open(options.inside, "a") as file:
             file.write(json.dumps(row) + "\n")
     world.exchange.close()
@@ -90,22 +84,14 @@ def inside(options: argparse.Namespace) -> None:
 
 def in_lab(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for every bandwidth and number of ranks. SystemExit with what the job printed where it fails."""
-    sys.path.append(str(REPO))  # for `tests.lab`, which is no installed package
-    from tests.lab.cluster import Cluster
-    from tests.lab.faults import bandwidth_limit
-
+    given = {name: getattr(options, name) for name in ("rounds", "calls", "mib")}
+    given |= {"ranks": " ".join(map(str, options.ranks)), "links": " ".join(map(str, LINKS))}
     rows = []
-    with Cluster() as lab:
+    with limited.start_lab() as lab:
         for mbit in options.mbit:
-            output, result = lab.shared / f"links-{mbit}.out", lab.shared / f"links-{mbit}.jsonl"
-            given = {name: getattr(options, name) for name in ("rounds", "calls", "mib")}
-            ranks, links = (" ".join(map(str, values)) for values in (options.ranks, LINKS))
-            text = BATCH.format(output=output, result=result, repo=REPO, ranks=ranks, links=links, **given)
-            with bandwidth_limit(lab, "node1", mbit * 1_000_000):
-                state = lab.wait_job(lab.sbatch(text), timeout_s=LIMIT_S).state
-            if state != "COMPLETED":
-                sys.exit(f"the job ended as {state}:\n{output.read_text(errors='replace')[-4000:]}")
-            launches = [json.loads(line) for line in result.read_text().splitlines()]
+            result = lab.shared / f"links-{mbit}.jsonl"
+            told = limited.run_job(lab, mbit, PROGRAM.format(repo=REPO, result=result, **given), result, LIMIT_S)
+            launches = [json.loads(line) for line in told.splitlines()]
             for count in options.ranks:
                 rows.append(compared([row for row in launches if row["ranks"] == count], mbit, options))
                 show(rows[-1])

@@ -18,13 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import common
+import limited
 
 REPO = Path(__file__).parents[1]
 LIMIT_S = 7200.0
@@ -41,17 +41,7 @@ CASES = {
 RANKS = (3, 4)
 TOTAL = 12
 """Global batch of the strong cases, in eighths of a micro-batch: 3 and 4 divide it, into less than a micro-batch."""
-BATCH = """\
-#!/bin/bash
-#SBATCH --nodes=4
-#SBATCH --ntasks-per-node=1
-#SBATCH --exclusive
-#SBATCH --output={output}
-# One network, which is the limited one; the hosts share this machine's cores: a rank that spins takes another's.
-export OMPI_MCA_btl_tcp_if_include=eth0 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp
-export OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
-exec {repo}/env/run python {repo}/benchmarks/predictions.py --inside {result} {words}
-"""
+PROGRAM = "exec {repo}/env/run python {repo}/benchmarks/predictions.py --inside {result} {words}\n"
 IN_LAB = ("hardware.bind=none", "hardware.num_threads=1", "distributed.timeout_s=120")
 
 
@@ -168,24 +158,16 @@ def inside(options: argparse.Namespace) -> None:
 
 def in_lab(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All cases at every bandwidth of the first host's network. SystemExit with what the job printed where it fails."""
-    sys.path.append(str(REPO))  # for `tests.lab`, which is no installed package
-    from tests.lab.cluster import Cluster
-    from tests.lab.faults import bandwidth_limit
-
     rows = []
     counts = f"--launches {options.launches} --rounds {options.rounds} --steps {options.steps} --profile "
     words = " ".join([counts + options.profile, "--case", *options.case, "--", *options.overrides])
-    with Cluster() as lab:
-        output, result = lab.shared / "predictions.out", lab.shared / "predictions.json"
+    with limited.start_lab() as lab:
+        result = lab.shared / "predictions.json"
         for mbit in options.mbit:
             kept = f"--keep {shlex.quote(str(Path(options.keep).resolve() / str(mbit)))} " if options.keep else ""
-            text = BATCH.format(output=output, repo=REPO, result=result, words=kept + words)
-            result.unlink(missing_ok=True)
-            with bandwidth_limit(lab, "node1", mbit * 1_000_000):
-                state = lab.wait_job(lab.sbatch(text), timeout_s=LIMIT_S).state
-            if not result.exists():
-                sys.exit(f"the job ended as {state}:\n{output.read_text(errors='replace')[-4000:]}")
-            rows += [row | {"mbit": mbit} for row in json.loads(result.read_text())]
+            program = PROGRAM.format(repo=REPO, result=result, words=kept + words)
+            measured = json.loads(limited.run_job(lab, mbit, program, result, LIMIT_S))
+            rows += [row | {"mbit": mbit} for row in measured]
             show(rows)
     return rows
 
