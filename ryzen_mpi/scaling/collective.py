@@ -8,8 +8,9 @@ all-reduce sends less than 2 (M-1)/M n). The ranks of a node share its link, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 PIECE_BYTES = 8 << 20
 """Of a node's gradient that crosses the network at a time (comm/arena.py)."""
@@ -23,17 +24,33 @@ class Link:
     s_per_byte: float
 
 
-def fit_line(timed: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """(a, b) of T = a + b n by least relative squares of `timed` (bytes, seconds), neither negative. Pure."""
+def timed(launches: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """(bytes, median seconds) of the all-reduces that the launches of a calibration timed. Pure."""
+    import numpy as np
+
+    return [(row["bytes"], float(np.median(row["s"]))) for launch in launches for row in launch.get("collective", ())]
+
+
+def fit_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """(a, b) of T = a + b n by least relative squares of `points` (bytes, seconds), neither negative. Pure."""
     import numpy as np
     from scipy.optimize import nnls
 
-    if not timed:
+    if not points:
         return 0.0, 0.0
-    sizes, seconds = np.array(timed, dtype=np.float64).T
+    sizes, seconds = np.array(points, dtype=np.float64).T
     scale = float(sizes.max())
-    found, _ = nnls(np.stack([1 / seconds, sizes / scale / seconds], axis=1), np.ones(len(timed)))
+    found, _ = nnls(np.stack([1 / seconds, sizes / scale / seconds], axis=1), np.ones(len(points)))
     return float(found[0]), float(found[1]) / scale
+
+
+def largest_over_line(points: Sequence[tuple[int, float]]) -> tuple[int, float, float]:
+    """The most bytes of `points` (bytes, seconds), their median seconds, and the seconds of the fitted line. Pure."""
+    import numpy as np
+
+    latency_s, s_per_byte = fit_line(points)
+    most = max(size for size, _ in points)
+    return most, float(np.median([s for size, s in points if size == most])), latency_s + s_per_byte * most
 
 
 def direct(size: float, nodes: int, link: Link) -> float:

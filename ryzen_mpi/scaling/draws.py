@@ -16,7 +16,7 @@ import numpy as np
 from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling import stragglers
 from ryzen_mpi.scaling.calibration import Amount, Calibration, Parameters
-from ryzen_mpi.scaling.collective import fit_line
+from ryzen_mpi.scaling.collective import fit_line, timed
 
 DRAWS = 400
 SEED = 20
@@ -89,7 +89,7 @@ def misfit(groups: Mapping[str, Sequence[Launch]], values: Values, gradient_byte
         ("together", (1 + values.contention) * own, values.overhead_s),
         ("shared together", 2 * values.sharing * shared, values.overhead_shared_s),
     ):
-        for share, seconds in _turns(pair, kind).items():
+        for share, seconds in turns(pair, kind).items():
             if share in alone:
                 logs.append(math.log(seconds / (alone[share] * factor + message + rest)))
     return (math.sqrt(sum(log**2 for log in logs) / (len(logs) - 1)), len(logs) - 1) if len(logs) > 1 else (0.0, 0)
@@ -138,11 +138,11 @@ def estimate(groups: Mapping[str, Sequence[Launch]], gradient_bytes: int) -> Val
     contention = max(0.0, float(np.median([beside[s] / alone[s] for s in shares if s in beside] or [1.0])) - 1)
     curve = stragglers.quantiles(_log_ratios([*groups["one"], *pair]))
     theta = stragglers.extremal_index(curve, _slowest_seen(pair))
-    node = fit_line(_collectives(groups["two"]))
-    network = tuple(part / way for part, way in zip(fit_line(_collectives(groups["apart"])), (2, 1), strict=True))
+    node = fit_line(timed(groups["two"]))
+    network = tuple(part / way for part, way in zip(fit_line(timed(groups["apart"])), (2, 1), strict=True))
     message = _message(groups, node, network, gradient_bytes)
     own, shared = _paces(curve, theta)
-    together = _turns(pair, "together")
+    together = turns(pair, "together")
     beyond = [together[s] - alone[s] * (1 + contention) * own - message for s in shares if s in together]
     overhead = max(0.0, float(np.median(beyond or [0.0])))
     sharing, overhead_shared = _sharing(groups["two"], alone, shared, message) or (1.0, 2 * overhead)
@@ -189,7 +189,7 @@ def _usual(launches: Sequence[Launch], kind: str) -> dict[int, float]:
     return {share: float(np.median(values)) for share, values in found.items()}
 
 
-def _turns(launches: Sequence[Launch], kind: str) -> dict[int, float]:
+def turns(launches: Sequence[Launch], kind: str) -> dict[int, float]:
     """Mean seconds of a step, barrier to barrier, by samples a rank."""
     found: dict[int, list[float]] = {}
     for launch in launches:
@@ -226,18 +226,13 @@ def _sharing(
     two: Sequence[Launch], alone: Mapping[int, float], pace: float, message: float
 ) -> tuple[float, float] | None:
     """(sharing, overhead_shared_s) of two ranks on the cores of one; None where it was not measured."""
-    usual, turns = _usual(two, "shared beside"), _turns(two, "shared together")
-    shares = [share for share in usual if share in alone and share in turns]
+    usual, both = _usual(two, "shared beside"), turns(two, "shared together")
+    shares = [share for share in usual if share in alone and share in both]
     if not shares:
         return None
     sharing = float(np.median([usual[s] / (2 * alone[s]) for s in shares]))
-    beyond = [turns[s] - 2 * sharing * alone[s] * pace - message for s in shares]
+    beyond = [both[s] - 2 * sharing * alone[s] * pace - message for s in shares]
     return sharing, max(0.0, float(np.median(beyond)))
-
-
-def _collectives(launches: Sequence[Launch]) -> list[tuple[int, float]]:
-    """(bytes, median seconds) of the collectives that were timed."""
-    return [(row["bytes"], float(np.median(row["s"]))) for launch in launches for row in launch.get("collective", ())]
 
 
 def _line(line: tuple[float, float], size: int) -> float:

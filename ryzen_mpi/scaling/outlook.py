@@ -15,8 +15,8 @@ from ryzen_mpi.errors import UserError
 from ryzen_mpi.scaling import model
 from ryzen_mpi.scaling.calibrate import checkpoint
 from ryzen_mpi.scaling.calibration import Calibration
-from ryzen_mpi.scaling.collective import OURS, Link
-from ryzen_mpi.scaling.draws import DRAWS, Values, draw
+from ryzen_mpi.scaling.collective import OURS, Link, largest_over_line, timed
+from ryzen_mpi.scaling.draws import DRAWS, Values, draw, turns
 from ryzen_mpi.scaling.reliability import saving
 from ryzen_mpi.scaling.simulate import Cluster, predict, traffic
 from ryzen_mpi.scaling.strategies import candidates
@@ -26,6 +26,8 @@ ASSUMED_LINK = (50.0, 100.0)
 RESTART_S = 60.0
 """From a failure to the first new step; an attempt of the supervisor takes about as long to start on many ranks."""
 MOST_RANKS = 1 << 20
+OFF_THE_LINE = 0.1
+"""Of a step. Calibrations measured so far: up to 0.08, and 0.16 to 0.20 where two nodes sent one after the other."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +193,29 @@ def warnings(calibration: Calibration, values: Values, question: Question) -> li
     alone = [one for one in calibration.launches if (one["ranks"], one["threads"]) == (1, calibration.threads)]
     if calibration.launches and len(alone) < 2:
         found.append("fewer than two launches of one rank: the band knows nothing of what differs between launches")
+    found += _off_the_line(calibration)
     most = max(question.ranks)
     if most > 64 and calibration.launches:
         found.append(
             f"{most} ranks from launches of 1 and 2: the stragglers' tail is extrapolated, see docs/simulator.md"
         )
+    return found
+
+
+def _off_the_line(calibration: Calibration) -> list[str]:
+    """Where the sum of the whole gradient is far from the line that predictions go by, next to a step of it."""
+    found = []
+    for where, several in (("in a node", False), ("between nodes", True)):
+        pair = [one for one in calibration.launches if one["ranks"] == 2 and (one["nodes"] > 1) == several]
+        points, steps = timed(pair), turns(pair, "together")
+        if not points or not steps:
+            continue
+        size, seconds, line = largest_over_line(points)
+        off = abs(seconds - line) / min(steps.values())
+        if off > OFF_THE_LINE:
+            found.append(
+                f"the all-reduce {where} does not grow as latency + bytes / bandwidth: {size / 2**20:.3g} MiB took "
+                f"{1e3 * seconds:.3g} ms, and the line through all sizes says {1e3 * line:.3g}. Predictions are off by "
+                f"up to {100 * off:.0f} % of a step: look why this network has two speeds"
+            )
     return found

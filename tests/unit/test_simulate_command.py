@@ -46,6 +46,18 @@ def test_an_unknown_network_is_assumed_and_said_so(tmp_path):
     assert "ASSUMED" not in given.output and "as given (--network)" in given.output
 
 
+@pytest.mark.parametrize("slower, told", [(1.0, False), (3.0, True)])
+def test_a_network_of_two_speeds_is_warned_of(tmp_path, slower, told):
+    calibration = calibrations.measured(np.random.default_rng(1), rounds=4, line=(2e-5, 2e-8))
+    for launch in calibration.launches:
+        for row in launch["collective"]:
+            row["s"] = [second * (slower if row["bytes"] == 8 << 20 else 1) for second in row["s"]]
+    calibration.write(tmp_path / "c.json")
+    done = run("--calibration", str(tmp_path / "c.json"), "--ranks", "8", "--network", "20,100")
+    assert done.exit_code == 0, done.output
+    assert ("in a node does not grow as latency + bytes / bandwidth: 8 MiB" in " ".join(done.output.split())) == told
+
+
 def test_the_documents_formula_is_fitted_to_what_was_measured(tmp_path):
     calibrations.measured(np.random.default_rng(1), rounds=4).write(tmp_path / "c.json")
     words = ["--calibration", str(tmp_path / "c.json"), "--ranks", "2,8", "--out", str(tmp_path / "o.json")]
