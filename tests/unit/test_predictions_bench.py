@@ -5,48 +5,14 @@ import json
 import sys
 from pathlib import Path
 
-import calibrations
-import numpy as np
 import pytest
+from planted_machine import Machine, put_in_place
 
-from ryzen_mpi.scaling import calibrate as calibrating
 from ryzen_mpi.scaling import trial
-from ryzen_mpi.scaling.collective import Link, direct
 from ryzen_mpi.scaling.launch import Nodes
-from ryzen_mpi.scaling.simulate import traffic
-from ryzen_mpi.settings import load_settings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import predictions
-
-CORES, NETWORK, OVERHEAD = 2, Link(2e-4, 2e-8), 2e-3
-GRADIENT = traffic(load_settings("scaling_benchmark"), 1, 1)[0]
-
-
-class Machine:
-    """Two cores that answer as `probe` would; in the lab every rank is a host of its own and its network slow."""
-
-    def __init__(self, lab):
-        self.lab, self.random, self.asked = lab, np.random.default_rng(3), []
-
-    def probe(self, ranks, request, nodes, per_node, limit_s=0.0):
-        self.asked.append((ranks, per_node))
-        if ranks <= 2:
-            answer = calibrations._answer(self.random, ranks, 0.05, 0.01, 0.01, 6, 3, OVERHEAD, (2e-5, 1e-9))
-            answer["threads"] = request.threads
-            return self.apart(answer) if self.lab and ranks == 2 else answer
-        return {"cells": {f"together:{share}": {"turn_s": [self.step(ranks, share)] * 4} for share in request.shares}}
-
-    def apart(self, answer):
-        rows = [{"bytes": n, "s": [direct(n, 2, NETWORK)] * 5} for n in (65536, 1 << 20, 8 << 20)]
-        for share in calibrations.SHARES:
-            answer["cells"][f"together:{share}"]["turn_s"] = [self.step(2, share)] * 6
-        return answer | {"nodes": 2, "machines": 1, "collective": rows}
-
-    def step(self, ranks, share):
-        load = max(1.0, ranks / CORES) if self.lab else -(-ranks // CORES)
-        usual = (0.02 + 0.01 * share) * load * (1 + 0.05 * (ranks - load) / load) * np.exp(0.01 * self.random.normal())
-        return usual + OVERHEAD * load + (direct(GRADIENT, ranks, NETWORK) if self.lab else 1e-9 * GRADIENT * load)
 
 
 def options(**changes):
@@ -56,14 +22,7 @@ def options(**changes):
 
 @pytest.fixture
 def machine(monkeypatch):
-    def of(lab):
-        made = Machine(lab)
-        monkeypatch.setattr(calibrating, "probe", made.probe)
-        monkeypatch.setattr(trial, "probe", made.probe)
-        monkeypatch.setattr(calibrating, "read_topology", lambda: argparse.Namespace(cores=[0] * CORES))
-        return made
-
-    return of
+    return lambda lab: put_in_place(Machine(lab), monkeypatch)
 
 
 @pytest.mark.parametrize("lab", [False, True])
