@@ -22,6 +22,9 @@ STAGE_BYTES = 512 << 10
 """Of a rank: two halves that stay in a core's second-level cache while a block passes through them."""
 NODES_STAGE_BYTES = 16 << 20
 """Of a rank where there are several nodes: two pieces, so that one can travel while the other is added up."""
+TREE_BYTES = 128 << 10
+"""Up to here MPI sums between nodes that have a rank each. Open MPI's nonblocking all-reduce in place is a tree, which
+sends everything twice; in parts, 4 MiB take half the time and less (benchmarks/between_nodes.py)."""
 
 
 class Collectives:
@@ -193,6 +196,10 @@ class Collectives:
     def _staged(self, collective: str, size: int) -> bool:
         return self.locality.shared and self.table.way(collective, size) == STAGED
 
+    @property
+    def _one_rank_a_node(self) -> bool:
+        return not self.one_node and not self.locality.shared
+
     def _engine(self):
         if self._region is None:
             self._wait(self.comm.Ibarrier())  # opening blocks: all must be here
@@ -213,7 +220,7 @@ class Collectives:
 
     def _all_reduce_mpi(self, data: Tensor, op: str, how: tuple[int, int, int]) -> None:
         dtype, operation = _native(data.dtype, op)
-        if operation is None:
+        if operation is None or (self._one_rank_a_node and _bytes(data) > TREE_BYTES):
             Travelling(exchange(data.view(-1), self.comm, how), self.patience).finish()
             return
         from mpi4py import MPI

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ryzen_mpi.comm import collectives
 from ryzen_mpi.comm.region import PEER_ERRORS
 
 SIZES = (1, 7, 4096, 100_003)
@@ -33,6 +34,17 @@ def test_a_tensor_larger_than_the_stage_passes_in_pieces(world, pretended):
     data = torch.full((count,), world.rank + 1.0, dtype=torch.float64)
     dist.all_reduce(data, op=dist.ReduceOp.AVG, group=pretended)
     assert (data == (world.size + 1) / 2).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32])
+@pytest.mark.parametrize("op", ["SUM", "AVG", "PRODUCT", "MAX"])
+def test_sums_in_parts_are_those_of_mpi(world, pretended, monkeypatch, dtype, op):
+    found = []
+    for tree_bytes in (0, 1 << 30):
+        monkeypatch.setattr(collectives, "TREE_BYTES", tree_bytes)
+        found.append(drawn(world.rank, 100_003, dtype))
+        dist.all_reduce(found[-1], op=getattr(dist.ReduceOp, op), group=pretended)
+    assert torch.equal(*found)
 
 
 def test_moves_and_scattered_sums_reach_all_nodes(world, pretended):
