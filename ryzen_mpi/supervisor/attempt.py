@@ -122,6 +122,8 @@ class Attempt:
         kill_descendants()
         while left := self._leases(time.monotonic()):
             time.sleep(min(left, TICK_S))
+        # what was trained between the last beat and the end is told by the last words
+        self.track.take(self.listener.pulses(), self.ranks, time.monotonic())
         remove_leavings(self.process.pid)
         outcome.ended_s = time.monotonic() - began
         reports = [pulse.report for pulse in self.listener.pulses().values()]

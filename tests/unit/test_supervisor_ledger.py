@@ -71,6 +71,28 @@ def test_the_99th_percentile_waits_for_enough_steps():
     assert track(*slow).step_p99_s() == pytest.approx(5.1)
 
 
+class Guards:
+    """A listener whose only rank is killed in step 115 and is heard again when it is told to end."""
+
+    told = 112
+
+    def order(self, what: str) -> None:
+        self.told = 114
+
+    def pulses(self) -> dict[int, Pulse]:
+        return pulses(resumed=0, step=self.told, trained_s=0.1 * self.told, phase="train", ended=-9)
+
+
+def test_steps_between_the_last_beat_and_the_end_count():
+    attempt = Attempt(Guards(), ["true"], 1, Limits(), lambda: False)
+    attempt.launch({})
+    attempt.process.wait()
+    outcome = attempt.poll()
+    assert (outcome.fault.kind, attempt.track.step) == ("killed", 112)
+    attempt.end(outcome)
+    assert attempt.track.step == 114 and attempt.track.trained_s == pytest.approx(11.4)
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 
