@@ -20,6 +20,7 @@ from ryzen_mpi.scaling.draws import DRAWS, Values, draw, turns
 from ryzen_mpi.scaling.reliability import saving
 from ryzen_mpi.scaling.simulate import Cluster, predict, traffic
 from ryzen_mpi.scaling.strategies import candidates
+from ryzen_mpi.units import duration_text
 
 ASSUMED_LINK = (50.0, 100.0)
 """Microseconds and Gbit/s: the least that the acceptance of a network asks for (E7: below 100 us there and back)."""
@@ -215,7 +216,7 @@ def _off_the_line(calibration: Calibration) -> list[str]:
         if off > OFF_THE_LINE:
             found.append(
                 f"the all-reduce {where} does not grow as latency + bytes / bandwidth: {size / 2**20:.3g} MiB took "
-                f"{1e3 * seconds:.3g} ms, and the line through all sizes says {1e3 * line:.3g}. Predictions are off by "
-                f"up to {100 * off:.0f} % of a step: look why this network has two speeds"
+                f"{duration_text(seconds)}, and the line through all sizes says {duration_text(line)}. Predictions are "
+                f"off by up to {100 * off:.0f} % of a step: look why this network has two speeds"
             )
     return found
