@@ -76,16 +76,12 @@ def inside(options: argparse.Namespace) -> None:
 
 def in_lab(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for every bandwidth, number of ranks and size. SystemExit with what the job printed where it fails."""
-    given = {"rounds": options.rounds, "calls": options.calls}
-    given |= {"ranks": " ".join(map(str, options.ranks)), "kib": " ".join(map(str, options.kib))}
+    given = {name: getattr(options, name) for name in ("rounds", "calls", "ranks", "kib")}
     rows = []
-    with limited.start_lab() as lab:
-        for mbit in options.mbit:
-            result = lab.shared / f"between-{mbit}.jsonl"
-            told = limited.run_job(lab, mbit, PROGRAM.format(repo=REPO, result=result, **given), result, LIMIT_S)
-            for line in told.splitlines():
-                rows.append(compared(json.loads(line), mbit, options.rounds))
-                show(rows[-1])
+    for mbit, sizes in limited.lines_by_bandwidth("between", options.mbit, PROGRAM, LIMIT_S, **given):
+        for timed in sizes:
+            rows.append(compared(timed, mbit, options.rounds))
+            show(rows[-1])
     return rows
 
 

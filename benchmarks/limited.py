@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,21 @@ def run_job(
     if not result.exists():
         sys.exit(f"the job ended as {state}:\n{output.read_text(errors='replace')[-4000:]}")
     return result.read_text()
+
+
+def lines_by_bandwidth(
+    name: str, mbits: Sequence[int], program: str, limit_s: float, **given: Any
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """In a lab of its own, for every bandwidth: itself, and the JSON lines that the job of it wrote.
+
+    `program` is filled in with `given`, lists as words, `repo`, and `result`, the file of the lines. SystemExit as in
+    `run_job`.
+    """
+    words = {
+        key: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for key, value in given.items()
+    }
+    with start_lab() as lab:
+        for mbit in mbits:
+            result = lab.shared / f"{name}-{mbit}.jsonl"
+            told = run_job(lab, mbit, program.format(repo=REPO, result=result, **words), result, limit_s)
+            yield mbit, [json.loads(line) for line in told.splitlines()]

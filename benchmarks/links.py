@@ -84,17 +84,12 @@ def inside(options: argparse.Namespace) -> None:
 
 def in_lab(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for every bandwidth and number of ranks. SystemExit with what the job printed where it fails."""
-    given = {name: getattr(options, name) for name in ("rounds", "calls", "mib")}
-    given |= {"ranks": " ".join(map(str, options.ranks)), "links": " ".join(map(str, LINKS))}
+    given = {name: getattr(options, name) for name in ("rounds", "calls", "mib", "ranks")}
     rows = []
-    with limited.start_lab() as lab:
-        for mbit in options.mbit:
-            result = lab.shared / f"links-{mbit}.jsonl"
-            told = limited.run_job(lab, mbit, PROGRAM.format(repo=REPO, result=result, **given), result, LIMIT_S)
-            launches = [json.loads(line) for line in told.splitlines()]
-            for count in options.ranks:
-                rows.append(compared([row for row in launches if row["ranks"] == count], mbit, options))
-                show(rows[-1])
+    for mbit, launches in limited.lines_by_bandwidth("links", options.mbit, PROGRAM, LIMIT_S, links=LINKS, **given):
+        for count in options.ranks:
+            rows.append(compared([row for row in launches if row["ranks"] == count], mbit, options))
+            show(rows[-1])
     return rows
 
 

@@ -196,10 +196,6 @@ class Collectives:
     def _staged(self, collective: str, size: int) -> bool:
         return self.locality.shared and self.table.way(collective, size) == STAGED
 
-    @property
-    def _one_rank_a_node(self) -> bool:
-        return not self.one_node and not self.locality.shared
-
     def _engine(self):
         if self._region is None:
             self._wait(self.comm.Ibarrier())  # opening blocks: all must be here
@@ -220,7 +216,7 @@ class Collectives:
 
     def _all_reduce_mpi(self, data: Tensor, op: str, how: tuple[int, int, int]) -> None:
         dtype, operation = _native(data.dtype, op)
-        if operation is None or (self._one_rank_a_node and _bytes(data) > TREE_BYTES):
+        if operation is None or (not self.locality.shared and _bytes(data) > TREE_BYTES):
             Travelling(exchange(data.view(-1), self.comm, how), self.patience).finish()
             return
         from mpi4py import MPI

@@ -96,8 +96,7 @@ class Attempt:
 
     def poll(self) -> Outcome | None:
         """What became of it; None while it runs well. Does not wait longer than a second or two."""
-        pulses, now = self.listener.pulses(), time.monotonic()
-        self.track.take(pulses, self.ranks, now)
+        pulses, now = self._heard()
         faults = judge(pulses, self.ranks, self.launched_s, now, self.track.step_p99_s(), self.limits)
         if self.stop_asked_s is not None:
             faults = [fault for fault in faults if not _left_when_asked(fault)]
@@ -122,14 +121,19 @@ class Attempt:
         kill_descendants()
         while left := self._leases(time.monotonic()):
             time.sleep(min(left, TICK_S))
-        # what was trained between the last beat and the end is told by the last words
-        self.track.take(self.listener.pulses(), self.ranks, time.monotonic())
+        pulses, _ = self._heard()  # last words tell what was trained between the last beat and the end
         remove_leavings(self.process.pid)
         outcome.ended_s = time.monotonic() - began
-        reports = [pulse.report for pulse in self.listener.pulses().values()]
+        reports = [pulse.report for pulse in pulses.values()]
         outcome.words = next((report.text for report in reports if report.phase == "stopped"), "")
         if outcome.fault is not None and outcome.fault.kind in ("launcher", "lost"):
-            outcome.fault = _vanished(self.listener.pulses(), outcome.fault)
+            outcome.fault = _vanished(pulses, outcome.fault)
+
+    def _heard(self) -> tuple[dict[int, Pulse], float]:
+        """The newest reports by rank, of which the track is told, and the monotonic time."""
+        pulses, now = self.listener.pulses(), time.monotonic()
+        self.track.take(pulses, self.ranks, now)
+        return pulses, now
 
     def _told_by_all(self, pulses: dict[int, Pulse], now: float) -> str | None:
         """How all ranks said they end, where they have not left LEAVE_S later: nothing is lost then."""
@@ -158,8 +162,7 @@ class Attempt:
         """The launcher has ended: its exit code says nothing, the marker and the ranks' last words do."""
         began = time.monotonic()
         while True:
-            pulses, now = self.listener.pulses(), time.monotonic()
-            self.track.take(pulses, self.ranks, now)
+            pulses, now = self._heard()
             if self.is_complete():
                 return Outcome("complete")
             if all_said(pulses, self.ranks, "stopped") or self._all_left_when_asked(pulses):
